@@ -1,0 +1,28 @@
+# Two commands for users: `make demo` and `make test`. Everything they need is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: env demo test check bench format clean
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml hatch_build.py $(wildcard proto/*/*.proto proto/*/*/*/*.proto)
+	$(PYTHON) tools/bootstrap.py $(VENV)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+test: env
+	$(BIN)/python -m pytest -q
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist
