@@ -134,6 +134,10 @@ class ConvLayer:
         operator: ``Conv``, ``Gemm`` or ``MatMul``.
         dtype: element type stored in the model (float32 or float16).
         positions: for ``Gemm``/``MatMul``, rows of the left operand at the profiled shape; 1 for ``Conv``.
+        batch: leading axis of the input at the profiled shape; 1 where it is unknown, and for a matrix product.
+        static_size: whether the model itself fixes ``input_size``; where not, it only holds at the profiled shape, and a
+            rewrite that needs a size must refuse.
+        opset: version of the default operator set that the model imports; new nodes must exist in it.
     """
 
     name: str
@@ -145,6 +149,8 @@ class ConvLayer:
     dtype: npt.DTypeLike = np.float32
     positions: int = 1
     batch: int = 1
+    static_size: bool = True
+    opset: int = 17
 
     @property
     def out_channels(self) -> int:
