@@ -1,0 +1,202 @@
+"""Timing probes: whole models run side by side, with the kernel time of every node.
+
+Latency is taken in context: isolated one-layer models count layout reorders that do not happen inside a network. All
+runs of one probe are interleaved and every round is scaled by what the reference model took in it, so that a noisy or
+throttling device changes the figures but not their ratios.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from edge_dac.errors import ModelFormatError
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options that all sessions of edge-dac share: ``threads`` intra-op threads that do not spin, one inter-op thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def open_session(model: bytes | Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU.
+
+    Raises:
+        ModelFormatError: ONNX Runtime does not accept the model; the message carries its reason.
+    """
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated types, all meaning the same here
+        reason = " ".join(str(error).split())[:300]
+        raise ModelFormatError(f"ONNX Runtime does not accept the model: {reason}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one model over the rounds of a probe.
+
+    Attributes:
+        round_ms: ``[rounds]``, wall time of the whole model.
+        node_ms: median kernel time by profiled node name, in execution order.
+    """
+
+    round_ms: npt.NDArray[np.float64]
+    node_ms: dict[str, float]
+
+    @property
+    def median_ms(self) -> float:
+        return float(np.median(self.round_ms))
+
+    def percentile_ms(self, percentile: float) -> float:
+        return float(np.percentile(self.round_ms, percentile))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Whole-model wall times of several models, interleaved; the first is the reference.
+
+    Attributes:
+        round_ms: ``[models, rounds]``.
+    """
+
+    round_ms: npt.NDArray[np.float64]
+
+    def ratio(self, index: int) -> float:
+        """Median over rounds of (time of model ``index`` / time of the reference in the same round)."""
+        return float(np.median(self.round_ms[index] / self.round_ms[0]))
+
+    def spread(self, index: int) -> float:
+        """Half the distance of the quartiles of that ratio, relative to it."""
+        ratios = self.round_ms[index] / self.round_ms[0]
+        low, high = np.percentile(ratios, [25, 75])
+        return float((high - low) / 2 / np.median(ratios))
+
+    def median_ms(self, index: int) -> float:
+        return float(np.median(self.round_ms[index]))
+
+    def percentile_ms(self, index: int, percentile: float) -> float:
+        return float(np.percentile(self.round_ms[index], percentile))
+
+
+def compare(
+    sessions: Sequence[onnxruntime.InferenceSession],
+    feeds: Feeds,
+    *,
+    precision: float = 0.01,
+    min_rounds: int = 7,
+    max_rounds: int = 60,
+    time_budget_s: float = 20.0,
+) -> Comparison:
+    """Run the sessions in turn, one warm-up each, until every ratio is known to ``precision`` or time is over.
+
+    Args:
+        sessions: the reference first.
+        precision: wanted standard error of the median ratio, relative.
+    """
+    for session in sessions:
+        session.run(None, feeds)
+    rounds: list[list[float]] = []
+    started = time.perf_counter()
+    while len(rounds) < max_rounds:
+        # Turning the order round cancels what one model leaves in the caches for the next.
+        order = range(len(sessions)) if len(rounds) % 2 == 0 else range(len(sessions) - 1, -1, -1)
+        row = [0.0] * len(sessions)
+        for index in order:
+            begin = time.perf_counter()
+            sessions[index].run(None, feeds)
+            row[index] = (time.perf_counter() - begin) * 1e3
+        rounds.append(row)
+        if len(rounds) >= min_rounds:
+            if time.perf_counter() - started > time_budget_s:
+                break
+            comparison = Comparison(np.array(rounds).T)
+            errors = [1.5 * comparison.spread(index) / np.sqrt(len(rounds)) for index in range(1, len(sessions))]
+            if all(error < precision for error in errors):
+                break
+    return Comparison(np.array(rounds).T)
+
+
+class ProfiledModel:
+    """A session with ONNX Runtime's profiler on. Use as a context manager; the profile file does not outlive it."""
+
+    def __init__(self, model: bytes | Path, threads: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="edge-dac-probe-")
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        try:
+            self.session = open_session(model, options)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self.wall_ms: list[float] = []
+
+    def __enter__(self) -> ProfiledModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def run(self, feeds: Feeds) -> None:
+        begin = time.perf_counter()
+        self.session.run(None, feeds)
+        self.wall_ms.append((time.perf_counter() - begin) * 1e3)
+
+    def node_runs(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Kernel milliseconds ``[runs]`` by node name, in execution order. Ends the profile: call once."""
+        events = json.loads(Path(self.session.end_profiling()).read_text())
+        runs = sorted(
+            (event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run"
+        )
+        starts = np.array([start for start, _ in runs])
+        durations: dict[str, npt.NDArray[np.float64]] = {}
+        for event in events:
+            name = event.get("name", "")
+            if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
+                continue
+            run = int(np.searchsorted(starts, event["ts"], side="right")) - 1
+            row = durations.setdefault(name.removesuffix("_kernel_time"), np.zeros(len(runs)))
+            row[run] += event["dur"] / 1e3
+        return durations
+
+
+@contextlib.contextmanager
+def profiled(models: Sequence[bytes | Path], threads: int) -> Iterator[list[ProfiledModel]]:
+    """Open several models for profiling; all temporary files are removed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ProfiledModel(model, threads)) for model in models]
+
+
+def profile_models(
+    models: Sequence[bytes | Path], feeds: Feeds, threads: int, *, rounds: int, warm_up: int = 1
+) -> list[Timing]:
+    """Node and whole times of ``models`` (the reference first), interleaved and scaled to the reference's median round."""
+    with profiled(models, threads) as opened:
+        for _ in range(warm_up + rounds):
+            for model in opened:
+                model.run(feeds)
+        wall = np.array([model.wall_ms[warm_up:] for model in opened])
+        scale = np.median(wall[0]) / wall[0]
+        timings = []
+        for index, model in enumerate(opened):
+            nodes = {name: float(np.median(runs[warm_up:] * scale)) for name, runs in model.node_runs().items()}
+            timings.append(Timing(wall[index] * scale, nodes))
+    return timings

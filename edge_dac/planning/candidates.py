@@ -1,0 +1,109 @@
+"""Candidates: what could stand in a layer's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_dac.convolution import ConvLayer, Factor, Factorization, FactorShape, Rank
+from edge_dac.errors import UsageError
+from edge_dac.lowerings import LOWERINGS
+from edge_dac.schemes import SCHEMES
+
+FRACTIONS = (0.08, 0.12, 0.18, 0.25, 0.33, 0.42, 0.52, 0.64, 0.78)
+"""Shares of the dense layer's multiply-accumulates at which ranks are offered."""
+
+RANK_MULTIPLE = 8
+"""ONNX Runtime's blocked kernels want channel counts that are multiples of their block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A scheme at a rank, in one lowering. ``dense``/``direct`` is the layer as it is."""
+
+    scheme: str
+    rank: Rank | None
+    lowering: str
+
+    @property
+    def is_original(self) -> bool:
+        return self.scheme == "dense" and self.lowering == "direct"
+
+    @property
+    def is_exact(self) -> bool:
+        return self.scheme == "dense"
+
+
+ORIGINAL = Candidate("dense", None, "direct")
+
+
+def scheme_rank(candidate: Candidate, layer: ConvLayer) -> Rank:
+    """The rank to hand to the scheme: the candidate's, or the full one for ``dense``."""
+    return SCHEMES[candidate.scheme].ranks(layer)[-1] if candidate.rank is None else candidate.rank
+
+
+def chain_of(candidate: Candidate, layer: ConvLayer) -> tuple[FactorShape, ...]:
+    """Shapes of the candidate's chain in place of ``layer``."""
+    return SCHEMES[candidate.scheme].shapes(layer, scheme_rank(candidate, layer))
+
+
+def macs_of(candidate: Candidate, layer: ConvLayer) -> int:
+    """Multiply-accumulates of the candidate in place of ``layer`` (of its algebra; a lowering may need fewer)."""
+    return layer.chain_macs(chain_of(candidate, layer))
+
+
+def lowerings_for(layer: ConvLayer, chain: tuple[FactorShape, ...]) -> list[str]:
+    """Names of the lowerings that apply to ``chain`` in place of ``layer``."""
+    return [name for name, lowering in LOWERINGS.items() if lowering.refuse(layer, chain) is None]
+
+
+def enumerate_candidates(
+    layer: ConvLayer, schemes: Sequence[str], lowerings: Sequence[str] | None = None, *, exact_only: bool = False
+) -> list[Candidate]:
+    """All candidates of a layer, the original first.
+
+    Args:
+        schemes: names of the schemes to consider; ``dense`` is always among them.
+        lowerings: names of the lowerings to consider, None for all.
+        exact_only: no candidate that changes the function.
+
+    Raises:
+        UsageError: an unknown scheme.
+    """
+    unknown = [name for name in schemes if name not in SCHEMES]
+    if unknown:
+        raise UsageError(f"scheme: expected one of {', '.join(SCHEMES)}, got {unknown[0]!r}")
+    candidates = [ORIGINAL]
+    for name in dict.fromkeys(("dense", *(() if exact_only else schemes))):
+        scheme = SCHEMES[name]
+        if scheme.refuse(layer) is not None:
+            continue
+        ranks: Sequence[Rank | None]
+        ranks = [None] if name == "dense" else scheme.candidate_ranks(layer, FRACTIONS, RANK_MULTIPLE)
+        for rank in ranks:
+            chain = chain_of(Candidate(name, rank, "direct"), layer)
+            candidates.extend(
+                Candidate(name, rank, lowering)
+                for lowering in lowerings_for(layer, chain)
+                if lowerings is None or lowering in lowerings
+            )
+    return list(dict.fromkeys(candidates))
+
+
+def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorization:
+    """A factorization of the candidate's shapes with arbitrary weights: latency does not depend on their values.
+
+    The values are small and far from zero's neighbourhood, so that no denormal number slows a kernel down.
+    """
+    random = np.random.default_rng(0)
+    factors = []
+    for shape in chain_of(candidate, layer):
+        extents = (shape.out_channels, shape.in_channels // shape.attributes.groups, *shape.kernel)
+        scale = 1.0 / np.sqrt(np.prod(extents[1:]))
+        pattern = random.uniform(0.5, 1.5, 4096).astype(np.float32) * np.float32(scale)
+        pattern[::2] *= -1
+        factors.append(Factor(np.resize(pattern, extents), shape.attributes))
+    bias = layer.bias
+    return Factorization(candidate.scheme, scheme_rank(candidate, layer), tuple(factors), bias)
