@@ -1,0 +1,62 @@
+"""``dac``: depthwise, then pointwise (Li et al., "DAC: Data-free Automatic Acceleration of Convolutional Networks",
+WACV 2019, arXiv 1812.08374).
+
+The slice of every input channel ``i``, a ``taps x out`` matrix, is cut to rank ``r``: ``W[:, i]^T ~ D_i P_i``. The
+depthwise factor computes ``r`` maps of every channel, the pointwise factor mixes them all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
+from edge_dac.schemes.matrix_scheme import MatrixScheme
+
+
+class Dac(MatrixScheme):
+    """Depthwise with channel multiplier ``r``, then 1x1.
+
+    Channels between the two are channel-major, as ONNX orders the outputs of a grouped convolution: map ``j`` of input
+    channel ``i`` is channel ``i * r + j``.
+    """
+
+    name = "dac"
+    every_rank = True
+
+    def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
+        if math.prod(layer.kernel) == 1:
+            return Reason.KERNEL_SHAPE, "expected a kernel of more than one tap"
+        return None
+
+    def full_rank(self, layer: ConvLayer) -> int:
+        return min(math.prod(layer.kernel), layer.out_channels // layer.attributes.groups)
+
+    def shapes(self, layer: ConvLayer, rank: Rank) -> tuple[FactorShape, ...]:
+        assert isinstance(rank, int)
+        middle = layer.in_channels * rank
+        pointwise = ConvAttributes.pointwise(layer.axes, layer.attributes.groups)
+        return (
+            FactorShape(middle, layer.in_channels, layer.kernel, _depthwise(layer)),
+            FactorShape(layer.out_channels, middle, (1,) * layer.axes, pointwise),
+        )
+
+    def matrices(self, kernels: FloatArray) -> FloatArray:
+        groups, outputs, inputs = kernels.shape[:3]
+        return kernels.reshape(groups, outputs, inputs, -1).transpose(0, 2, 3, 1)  # [g, c, taps, n]
+
+    def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
+        ones = (1,) * layer.axes
+        depthwise = np.swapaxes(left, -1, -2).reshape(-1, 1, *layer.kernel)
+        groups, inputs, rank, outputs = right.shape
+        pointwise = right.transpose(0, 3, 1, 2).reshape(groups * outputs, inputs * rank, *ones)
+        return (
+            Factor(depthwise, _depthwise(layer)),
+            Factor(pointwise, ConvAttributes.pointwise(layer.axes, groups)),
+        )
+
+
+def _depthwise(layer: ConvLayer) -> ConvAttributes:
+    return replace(layer.attributes, groups=layer.in_channels)

@@ -1,0 +1,68 @@
+"""Best low-rank approximation of a stack of matrices at all ranks, from one eigendecomposition of the small side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_dac.convolution import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """``M ~ left[..., :r] @ right[..., :r, :]``, the best of rank ``r`` for every ``r``, and exact at the last.
+
+    Attributes:
+        left: ``[..., p, full]``.
+        right: ``[..., full, q]``.
+        energy: ``[..., full]``, squared singular values, largest first.
+    """
+
+    left: FloatArray
+    right: FloatArray
+    energy: FloatArray
+
+    def tail(self, rank: int) -> float:
+        """Squared error at ``rank``: the energy that is left out (Eckart & Young, Psychometrika 1, 1936)."""
+        return float(self.energy[..., rank:].sum())
+
+
+def low_rank(matrices: FloatArray, metric: FloatArray | None = None) -> LowRank:
+    """Minimise ``tr((M - A B)^T S (M - A B))`` over ``A [p, r]`` and ``B [r, q]``, for every ``r`` at once.
+
+    With ``S = L L^T`` this is the truncated SVD of ``L^T M`` (Eckart-Young), which the eigenvectors of the smaller Gram
+    matrix give without forming it:
+
+    * ``q <= p``: ``V`` of ``M^T S M``; ``A = M V``, ``B = V^T``. No root of ``S`` is needed.
+    * ``p < q``: ``U`` of ``L^T M M^T L``; ``A = L^-T U``, ``B = U^T L^T M``.
+
+    Each is a projection, so that the full rank is exact to rounding although a Gram matrix squares the condition.
+    Signs are fixed: the largest entry of every eigenvector is positive.
+
+    Args:
+        matrices: ``M``, ``[..., p, q]``.
+        metric: ``S``, ``[..., p, p]``, symmetric positive definite; the identity where None.
+    """
+    rows, columns = matrices.shape[-2:]
+    transposed = np.swapaxes(matrices, -1, -2)
+    if columns <= rows:
+        weighted = matrices if metric is None else metric @ matrices
+        energy, basis = _eigenvectors(transposed @ weighted)
+        return LowRank(matrices @ basis, np.swapaxes(basis, -1, -2), energy)
+    if metric is None:
+        energy, basis = _eigenvectors(matrices @ transposed)
+        return LowRank(basis, np.swapaxes(basis, -1, -2) @ matrices, energy)
+    root = np.swapaxes(np.linalg.cholesky(metric), -1, -2)
+    whitened = root @ matrices
+    energy, basis = _eigenvectors(whitened @ np.swapaxes(whitened, -1, -2))
+    return LowRank(np.linalg.solve(root, basis), np.swapaxes(basis, -1, -2) @ whitened, energy)
+
+
+def _eigenvectors(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues (largest first, not negative) and eigenvectors (columns) in float64."""
+    values, vectors = np.linalg.eigh(gram.astype(np.float64, copy=False))
+    values, vectors = values[..., ::-1], vectors[..., ::-1]
+    largest = np.argmax(np.abs(vectors), axis=-2, keepdims=True)
+    signs = np.where(np.take_along_axis(vectors, largest, axis=-2) < 0, -1.0, 1.0)
+    return np.maximum(values, 0.0), vectors * signs
