@@ -1,0 +1,147 @@
+"""One loaded model file: an ONNX Runtime session, what it takes and gives, what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from edge_dac.errors import InputShapeError, ModelFormatError, ModelNotFoundError
+from edge_dacd.tensors import BY_ONNX, Array, TensorSpec
+
+ORIGINAL = "original"
+"""Operating-point id of the model file itself."""
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(ort_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+    ValueError,
+)
+"""What ONNX Runtime raises; its own exceptions have no base class in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointFigures:
+    """What was measured and predicted of an operating point; None where nothing is known.
+
+    Attributes:
+        latency_ms, latency_p95_ms: whole model on this device, compute only.
+        predicted_error: relative error of the outputs on held-out synthetic images; 0 for the original.
+    """
+
+    latency_ms: float | None = None
+    latency_p95_ms: float | None = None
+    predicted_error: float | None = None
+
+
+class Runtime:
+    """A session of ONNX Runtime with its operating-point id, digest and figures. Immutable; ``run`` from any thread.
+
+    It is released with the last reference to it: a request holds one from its start to its end, so a runtime that was
+    swapped out lives exactly as long as its last request.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, *, point_id: str, digest: str, size_bytes: int, figures: PointFigures
+    ) -> None:
+        self.session = session
+        self.point_id = point_id
+        self.digest = digest
+        self.size_bytes = size_bytes
+        self.figures = figures
+        self.inputs = _specs(session.get_inputs())
+        self.outputs = _specs(session.get_outputs())
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        threads: int,
+        point_id: str = ORIGINAL,
+        digest: str | None = None,
+        figures: PointFigures | None = None,
+    ) -> Runtime:
+        """Load the ONNX file ``path`` for at most ``threads`` intra-op threads.
+
+        ``digest`` is the sha256 of the file in hex if the caller has checked it already; else it is computed.
+
+        Raises:
+            ModelNotFoundError: there is no such file.
+            ModelFormatError: ONNX Runtime cannot make a session of it, or a tensor has a type outside the protocol.
+        """
+        if not path.is_file():
+            raise ModelNotFoundError(f"{path.name}: expected an ONNX file, found none")
+        try:
+            session = ort.InferenceSession(path, _session_options(threads), providers=["CPUExecutionProvider"])
+        except ORT_ERRORS as error:
+            raise ModelFormatError(f"{path.name}: ONNX Runtime cannot load it: {_one_line(error, path)}") from error
+        return cls(
+            session,
+            point_id=point_id,
+            digest=digest or file_digest(path),
+            size_bytes=path.stat().st_size,
+            figures=figures or PointFigures(predicted_error=0.0 if point_id == ORIGINAL else None),
+        )
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None, options: ort.RunOptions | None = None
+    ) -> list[Array]:
+        """The ``outputs`` (all if None) for ``feeds``, which have been validated against ``inputs``."""
+        result: list[Array] = self.session.run(outputs, feeds, options)
+        return result
+
+    def warm_up(self, shapes: Mapping[str, Sequence[int]] | None = None) -> float:
+        """Run once on zeros and return the milliseconds; ``shapes`` for inputs whose free extents must not be 1.
+
+        Raises:
+            InputShapeError: the model does not run at these shapes.
+        """
+        feeds = {}
+        for spec in self.inputs:
+            shape = tuple((shapes or {}).get(spec.name, spec.example_shape))
+            feeds[spec.name] = np.full(shape, "" if spec.datatype.name == "BYTES" else 0, dtype=spec.datatype.numpy)
+        started = time.perf_counter()
+        try:
+            self.run(feeds)
+        except ORT_ERRORS as error:
+            shown = ", ".join(f"{name}={list(feed.shape)}" for name, feed in feeds.items())
+            raise InputShapeError(f"a run on zeros of {shown} failed") from error
+        return (time.perf_counter() - started) * 1e3
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A worker that spins for the next task would burn the core that the next request or the device needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _specs(arguments: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
+    specs = []
+    for argument in arguments:
+        datatype = BY_ONNX.get(argument.type)
+        if datatype is None:
+            raise ModelFormatError(f"{argument.name}: expected a tensor type of the protocol, got {argument.type}")
+        shape = tuple(extent if isinstance(extent, int) and extent >= 0 else -1 for extent in argument.shape)
+        specs.append(TensorSpec(argument.name, datatype, shape))
+    return tuple(specs)
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    text = " ".join(str(error).split())
+    return text.replace(str(path), path.name)[:300]
