@@ -17,7 +17,7 @@ class LoweredLayer:
     Attributes:
         nodes: in topological order; the first reads ``input_name``, the last writes ``output_name``. Every node,
             tensor and initializer made here is named ``<layer name>/<suffix>``.
-        initializers: constants of the nodes, in the layer's dtype.
+        initializers: constants of the nodes, in the layer's dtype (shapes and bounds in int64).
     """
 
     nodes: list[onnx.NodeProto]
@@ -32,7 +32,5 @@ class Lowering(Protocol):
     def refuse(self, layer: ConvLayer, chain: tuple[FactorShape, ...]) -> Refusal | None:
         """Why this lowering does not apply to a chain in the place of ``layer``, or None."""
 
-    def lower(
-        self, layer: ConvLayer, factorization: Factorization, input_name: str, output_name: str
-    ) -> LoweredLayer:
-        """Write ``factorization`` as nodes from ``input_name`` to ``output_name``."""
+    def lower(self, layer: ConvLayer, factorization: Factorization, input_name: str, output_name: str) -> LoweredLayer:
+        """Write ``factorization`` as nodes from ``input_name`` to ``output_name``; only where ``refuse`` gives None."""
