@@ -1,0 +1,1 @@
+"""ONNX in and out: safe loading, canonical form, finding layers, rewriting."""

@@ -1,0 +1,141 @@
+"""Putting other nodes in the place of layers; everything else of the model stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import onnx
+from onnx import helper
+
+from edge_dac.convolution import ConvLayer
+from edge_dac.errors import VerificationError
+from edge_dac.graph.layers import Inventory
+from edge_dac.graph.scopes import OVERRIDABLE_SINCE_IR, drop_unused, graph_at, unique_name, value_names, walk
+
+PLAN_KEY = "edge_dac.plan"
+"""Key in the model's ``metadata_props`` under which the plan is recorded."""
+
+
+class Replacement(Protocol):
+    """Nodes and constants that stand in a layer's place; made by a lowering."""
+
+    @property
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """In topological order; the first reads the layer's input, the last writes its output."""
+
+    @property
+    def initializers(self) -> Sequence[onnx.TensorProto]:
+        """Constants that the nodes read."""
+
+
+MakeReplacement: TypeAlias = Callable[[ConvLayer, str, str], Replacement]
+"""Called with the layer, the name of its input and the name of its output."""
+
+
+def replace_layers(
+    model: onnx.ModelProto,
+    inventory: Inventory,
+    replacements: Mapping[str, MakeReplacement],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """A new model with other nodes in the place of layers.
+
+    Args:
+        model: the model that ``inventory`` was made from; it is not changed.
+        replacements: by layer name; layers that are not named stay.
+        metadata: entries to set in ``metadata_props``; the others stay.
+
+    Raises:
+        VerificationError: a replacement reads or writes other tensors than its own and the layer's, or ``replacements``
+            names a layer that the inventory does not hold.
+    """
+    layers = {layer.name: layer for layer in inventory.layers}
+    for name in replacements:
+        if name not in layers:
+            raise VerificationError(f"layer {name!r}: not in the model's inventory")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    values = value_names(model)
+    nodes = {node.name for scope in walk(model) for node in scope.graph.node}
+    released: set[str] = set()
+    # Innermost graphs and last nodes first, so that the recorded places stay valid.
+    for name in sorted(replacements, key=lambda name: _depth_and_index(inventory, name), reverse=True):
+        site = inventory.sites[name]
+        graph = graph_at(result, site.path)
+        node = graph.node[site.index]
+        made = replacements[name](layers[name], node.input[0], node.output[0])
+        released.update(node.input[1:])
+        fresh = _renamed(name, made, node.input[0], node.output[0], values, nodes)
+        _insert(graph, site.index, fresh, declare=not site.path and model.ir_version < OVERRIDABLE_SINCE_IR)
+    drop_unused(result, released - {""})
+    _record(result, metadata or {})
+    return result
+
+
+def _depth_and_index(inventory: Inventory, name: str) -> tuple[int, int]:
+    site = inventory.sites[name]
+    return len(site.path), site.index
+
+
+class _Fresh:
+    """A replacement whose names are free in the model."""
+
+    def __init__(self, nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto]) -> None:
+        self.nodes = nodes
+        self.initializers = initializers
+
+
+def _renamed(
+    layer: str, made: Replacement, input_name: str, output_name: str, values: set[str], node_names: set[str]
+) -> _Fresh:
+    """A copy of ``made`` with names that the model does not use yet.
+
+    Raises:
+        VerificationError: a node reads a tensor that does not exist yet, or the output is not written by the last.
+    """
+    renamed = {tensor.name: unique_name(tensor.name, values) for tensor in made.initializers}
+    readable = {input_name, "", *renamed}
+    nodes = []
+    for original in made.nodes:
+        for name in original.input:
+            if name not in readable:
+                raise VerificationError(f"layer {layer!r}: its replacement reads {name!r}, which it does not make")
+        renamed.update({name: unique_name(name, values) for name in original.output if name and name != output_name})
+        readable.update(original.output)
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        node.name = unique_name(original.name or f"{layer}/{original.op_type}", node_names)
+        node.input[:] = [renamed.get(name, name) for name in original.input]
+        node.output[:] = [renamed.get(name, name) for name in original.output]
+        nodes.append(node)
+    if not nodes or output_name not in nodes[-1].output:
+        raise VerificationError(f"layer {layer!r}: the last node of its replacement does not write {output_name!r}")
+    initializers = []
+    for tensor in made.initializers:
+        copy = onnx.TensorProto()
+        copy.CopyFrom(tensor)
+        copy.name = renamed[tensor.name]
+        initializers.append(copy)
+    return _Fresh(nodes, initializers)
+
+
+def _insert(graph: onnx.GraphProto, index: int, fresh: _Fresh, *, declare: bool) -> None:
+    """Put ``fresh`` at ``index``; ``declare`` its constants as graph inputs, as IR versions before 4 demand."""
+    del graph.node[index]
+    for offset, node in enumerate(fresh.nodes):
+        graph.node.insert(index + offset, node)
+    graph.initializer.extend(fresh.initializers)
+    if declare:
+        graph.input.extend(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            for tensor in fresh.initializers
+        )
+
+
+def _record(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    existing = {entry.key: entry for entry in model.metadata_props}
+    for key, value in metadata.items():
+        entry = existing[key] if key in existing else model.metadata_props.add(key=key)
+        entry.value = value
