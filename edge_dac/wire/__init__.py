@@ -47,21 +47,28 @@ class Service:
     methods: Mapping[str, Method]
 
 
-@cache
-def pool() -> descriptor_pool.DescriptorPool:
-    """The pool with every file of ``proto/``.
+def make_pool() -> descriptor_pool.DescriptorPool:
+    """A new pool with every file of ``proto/``, for one who wants to add files of his own.
 
     Raises:
         RuntimeError: the package was not built (``pip install`` compiles the descriptor set).
     """
     source = resources.files(__name__) / "descriptors.binpb"
     if not source.is_file():
-        raise RuntimeError("edge_dac/wire/descriptors.binpb: expected the compiled protocol, found none; pip install -e .")
+        raise RuntimeError(
+            "edge_dac/wire/descriptors.binpb: expected the compiled protocol, found none; pip install -e ."
+        )
     descriptors = descriptor_pb2.FileDescriptorSet.FromString(source.read_bytes())
     result = descriptor_pool.DescriptorPool()
     for file in descriptors.file:
         result.Add(file)
     return result
+
+
+@cache
+def pool() -> descriptor_pool.DescriptorPool:
+    """The pool that all messages of this module come from."""
+    return make_pool()
 
 
 @cache

@@ -10,14 +10,14 @@ Where the parts meet
 ``models.ServedModel``
     ``name``, ``source`` (:class:`models.ModelSource`: path of the original ONNX file, shapes, budget), ``digest`` of
     the original, ``inputs``/``outputs`` (:class:`tensors.TensorSpec`).
-    ``active`` is the :class:`runtime.Runtime` that computes now; ``swap(runtime)`` replaces it atomically and returns the
-    one before. Requests in flight end on the runtime they started on; the old one is released with the last reference.
+    ``active`` is the :class:`runtime.Runtime` that computes now; ``swap(runtime)`` replaces it atomically and returns
+    the one before. Requests in flight end on the runtime they started on; the old one is released with its last request.
     ``register(runtime)`` / ``unregister(point_id)`` / ``registered``: further loaded points that a single request may
     wish for (request parameters ``max_latency_ms`` and ``max_error``; ``runtime_for`` is the rule).
     ``statistics.subscribe(observer)``: ``observer(Observation)`` after every answered request, on its thread, with
     ``point_id``, ``queue_ms``, ``compute_ms``; ``statistics.read(reader)`` for the totals.
 
-``runtime.Runtime.load(path, threads=, point_id=, digest=, figures=PointFigures(latency_ms, latency_p95_ms, predicted_error))``
+``runtime.Runtime.load(path, threads=, point_id=, digest=, figures=PointFigures(...))``
     A session of ONNX Runtime; then ``warm_up(shapes)``. ``point_id`` ``"original"`` is the model file itself.
 
 ``executor.Executor``

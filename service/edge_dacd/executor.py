@@ -1,8 +1,8 @@
 """Who may compute, and when: a fixed number of runs at once for the whole device, a bounded line before them.
 
-A request runs on the thread that received it, so nothing is handed from thread to thread. It enters the line of its model,
-waits for a free slot (the most urgent first, then first come, first served) and leaves. What cannot be served is refused
-at once: a full line with RESOURCE_EXHAUSTED, a passed deadline with DEADLINE_EXCEEDED before the run starts.
+A request runs on the thread that received it, so nothing is handed from thread to thread. It enters the line of its
+model, waits for a free slot (the most urgent first, then first come, first served) and leaves. What cannot be served is
+refused at once: a full line with RESOURCE_EXHAUSTED, a passed deadline with DEADLINE_EXCEEDED before the run starts.
 """
 
 from __future__ import annotations

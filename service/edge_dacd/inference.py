@@ -1,5 +1,7 @@
 """The servicer of ``inference.GRPCInferenceService``."""
 
+# ruff: noqa: N802, N815 - methods are called as in proto/
+
 from __future__ import annotations
 
 import logging
@@ -56,7 +58,8 @@ class InferenceServicer:
     """Answers the Open Inference Protocol.
 
     Args:
-        longest_deadline_s: no request waits longer than this for its run, whatever its client allows; None for no limit.
+        longest_deadline_s: no request waits longer than this for its run, whatever its client allows; None for no
+            limit.
     """
 
     def __init__(
@@ -109,7 +112,15 @@ class InferenceServicer:
         except Exception as error:
             status = explain(error)
             model.statistics.failed(status.code.name, time.perf_counter_ns() - started)
-            _log.info("refused", extra={"request_id": request.message.id, "model": model.name, "status": status.code.name, "reason": status.message})
+            _log.info(
+                "refused",
+                extra={
+                    "request_id": request.message.id,
+                    "model": model.name,
+                    "status": status.code.name,
+                    "reason": status.message,
+                },
+            )
             raise status from error
 
     def _answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,9 @@ class ServedModel:
     it; the runtime that was replaced is released with its last request.
     """
 
-    def __init__(self, source: ModelSource, original: Runtime) -> None:
+    def __init__(self, source: ModelSource, original: Runtime, load_s: float) -> None:
         self.source = source
+        self.load_s = load_s
         self.digest = original.digest
         self.inputs: tuple[TensorSpec, ...] = original.inputs
         self.outputs: tuple[TensorSpec, ...] = original.outputs
@@ -147,7 +149,7 @@ class ModelRepository:
     """All models of the daemon: what could be served, what is.
 
     Args:
-        find_sources: looks up the models that could be served, by name, each time it is called: a reload sees new files.
+        find_sources: looks up the models that could be served, by name, at each call, so that a reload sees new files.
         threads: intra-op threads of a run.
     """
 
@@ -263,12 +265,13 @@ class ModelRepository:
     def _load(self, source: ModelSource) -> ServedModel:
         self._loading.add(source.name)
         try:
+            started = time.monotonic()
             original = Runtime.load(source.path, threads=self.threads)
             before = self._models.get(source.name)
             if before is not None and (before.digest, before.source) == (original.digest, source):
                 return before
             original.warm_up(source.shapes)
-            model = ServedModel(source, original)
+            model = ServedModel(source, original, time.monotonic() - started)
             for listener in self._loaded_listeners:
                 listener(model)
         except EdgeDacError as error:

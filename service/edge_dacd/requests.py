@@ -150,9 +150,7 @@ def encode_answer(
     Raises:
         RequestError: INVALID_ARGUMENT for an output that is larger than its place in shared memory.
     """
-    answer = InferAnswer(
-        ModelInferResponse(model_name=model.name, model_version=model.source.version, id=request_id)
-    )
+    answer = InferAnswer(ModelInferResponse(model_name=model.name, model_version=model.source.version, id=request_id))
     for target, value in zip(targets, arrays, strict=True):
         array = np.asarray(value)
         datatype = BY_NUMPY.get(array.dtype, target.spec.datatype)
@@ -199,5 +197,3 @@ def _number(parameters: Mapping[str, Any], name: str, what: str) -> float | None
     if not (math.isfinite(value) and value >= 0):
         raise invalid(f"{what}: parameter {name!r}: expected a number of at least 0, got {value}")
     return value
-
-

@@ -22,8 +22,8 @@ def handler(service_name: str, servicer: object) -> grpc.GenericRpcHandler:
     """A handler for all methods of the service, each answered by the method of ``servicer`` with the same name.
 
     A method takes ``(request, context)`` and returns the response message, or an iterator of them for a server stream.
-    Where the client streams, ``request`` is an iterator. A servicer may bring its own wire form for a method: attributes
-    ``parse_METHOD(bytes)`` and ``serialize_METHOD(response)``.
+    Where the client streams, ``request`` is an iterator. A servicer may bring its own wire form for a method:
+    attributes ``parse_METHOD(bytes)`` and ``serialize_METHOD(response)``.
     """
     handlers = {}
     for method in wire.service(service_name).methods.values():
@@ -40,7 +40,7 @@ def handler(service_name: str, servicer: object) -> grpc.GenericRpcHandler:
 
 
 def explain(error: Exception) -> RequestError:
-    """The status for any exception. One that nobody raised on purpose is logged and answered with a reference to the log."""
+    """The status for any exception. One that nobody raised on purpose is logged, and the answer refers to the log."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, EdgeDacError):

@@ -1,4 +1,4 @@
-"""Tensors between the wire and numpy: datatypes of the Open Inference Protocol, specs of a model, decoding and encoding.
+"""Tensors between the wire and numpy: datatypes of the protocol, specs of a model, decoding and encoding.
 
 Decoding checks everything before a run: an array that leaves this module has the datatype, rank, extents and byte count
 that the model's spec asks for.
@@ -59,11 +59,14 @@ BY_NUMPY = {datatype.numpy: datatype for datatype in _TYPES}
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output of a model. ``shape`` has -1 where an extent is free, and is None where even the rank is."""
+    """An input or output of a model. ``shape`` has -1 where an extent is free.
+
+    ONNX Runtime does not tell a tensor of unknown rank from a scalar; both are ``()`` here, and taken as a scalar.
+    """
 
     name: str
     datatype: DataType
-    shape: tuple[int, ...] | None
+    shape: tuple[int, ...]
 
     def check(self, shape: Sequence[int], what: str) -> None:
         """Refuse a ``shape`` that the model cannot take; ``what`` names the tensor in the message.
@@ -75,8 +78,6 @@ class TensorSpec:
             raise invalid(f"{what}: expected extents of at least 0, got shape {list(shape)}")
         if math.prod(shape) > LARGEST_ELEMENT_COUNT:
             raise invalid(f"{what}: expected at most {LARGEST_ELEMENT_COUNT} elements, got shape {list(shape)}")
-        if self.shape is None:
-            return
         fits = len(shape) == len(self.shape) and all(
             expected in (-1, got) for expected, got in zip(self.shape, shape, strict=True)
         )
@@ -86,7 +87,7 @@ class TensorSpec:
     @property
     def example_shape(self) -> tuple[int, ...]:
         """The smallest shape worth trying: free extents are 1."""
-        return tuple(1 if extent == -1 else extent for extent in self.shape or ())
+        return tuple(1 if extent == -1 else extent for extent in self.shape)
 
 
 def decode_raw(datatype: DataType, shape: Sequence[int], data: Buffer, what: str) -> Array:
@@ -178,4 +179,4 @@ def encode_raw(array: Array) -> Buffer:
     if array.size == 0:
         return b""
     # A view as bytes, because a memoryview of float16 or of a scalar cannot be cast.
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,0 +1,230 @@
+"""The daemon's configuration: typed, from TOML, nothing in it that is not known.
+
+A configuration file has the tables ``[server]``, ``[compute]``, ``[repository]``, ``[state]``, ``[compression]`` and
+one ``[models.NAME]`` for each model; the fields of the dataclasses below are their keys. ``deploy/config.toml`` shows
+them all.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from edge_dac.errors import BudgetError, UsageError
+from edge_dac.planning.budget import Budget
+
+_T = TypeVar("_T")
+
+
+class ConfigError(UsageError):
+    """The configuration says something that cannot be used; the message names file and key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """``[server]``: where and how to listen.
+
+    Attributes:
+        listen: ``host:port`` or ``unix:/path``; port 0 takes a free one.
+        metrics_listen: ``host:port`` of the Prometheus endpoint; empty for none.
+        max_message_bytes: largest message; 0 derives it from the tensors of the models.
+        max_concurrent_requests: calls in work at once, streams included; more are refused.
+        max_deadline_s: no request waits longer than this for its run; 0 for no limit.
+        max_connection_age_s: connections are renewed after this; 0 for never.
+        keepalive_s: a silent connection is probed after this.
+        shared_memory: whether clients on this device may register shared memory.
+        drain_s: how long requests in flight may take after SIGTERM.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_format: ``text``, ``json``, or ``auto`` (text, with levels that journald reads when it listens).
+    """
+
+    listen: tuple[str, ...] = ("127.0.0.1:8001",)
+    metrics_listen: str = ""
+    max_message_bytes: int = 0
+    max_concurrent_requests: int = 64
+    max_deadline_s: float = 0.0
+    max_connection_age_s: float = 0.0
+    keepalive_s: float = 60.0
+    shared_memory: bool = True
+    drain_s: float = 20.0
+    log_level: str = "info"
+    log_format: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeConfig:
+    """``[compute]``: the thread budget of the device.
+
+    Attributes:
+        threads: for all runs together; 0 for the cores that the daemon may use.
+        parallel_runs: runs at once; each has ``threads / parallel_runs`` threads.
+    """
+
+    threads: int = 0
+    parallel_runs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryConfig:
+    """``[repository]``: ``path`` of a folder with ``NAME.onnx`` or ``NAME/VERSION/model.onnx``; empty for none."""
+
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateConfig:
+    """``[state]``: ``path`` of the folder for operating points and history; empty for systemd's, or the user's."""
+
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionConfig:
+    """``[compression]``: whether models with a budget are compressed; the limits of the process that does it."""
+
+    enabled: bool = True
+    memory_mb: int = 0
+    nice: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """``[models.NAME]``.
+
+    Attributes:
+        path: the ONNX file; relative to the configuration file.
+        queue_size: requests that may wait; more are refused at once.
+        max_batch_size: requests that may share a run, for models with a free first dimension; 1 for none.
+        shapes: input shapes to warm up and plan at, for inputs with free extents.
+        budget: the keys of a budget: ``latency_ms`` and ``percentile``, ``speedup``, ``max_error``, ...
+    """
+
+    path: str
+    queue_size: int = 16
+    max_batch_size: int = 1
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    budget: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    repository: RepositoryConfig = field(default_factory=RepositoryConfig)
+    state: StateConfig = field(default_factory=StateConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, has an unknown key or a value of a wrong type or range.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    try:
+        config = _read(Config, values, "")
+        check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuse values of the right type that make no sense.
+
+    Raises:
+        ConfigError: with the key, what was expected and what came.
+    """
+    server, compute = config.server, config.compute
+    _expect(bool(server.listen), "server.listen", "at least one address", server.listen)
+    for address in server.listen:
+        _check_address("server.listen", address, unix=True)
+    if server.metrics_listen:
+        _check_address("server.metrics_listen", server.metrics_listen, unix=False)
+    for name in ("max_message_bytes", "max_deadline_s", "max_connection_age_s", "drain_s"):
+        value = getattr(server, name)
+        _expect(value >= 0, f"server.{name}", "at least 0", value)
+    _expect(
+        server.max_concurrent_requests >= 1,
+        "server.max_concurrent_requests",
+        "at least 1",
+        server.max_concurrent_requests,
+    )
+    _expect(server.keepalive_s >= 1, "server.keepalive_s", "at least 1", server.keepalive_s)
+    levels, formats = ("debug", "info", "warning", "error"), ("auto", "text", "json")
+    _expect(server.log_level in levels, "server.log_level", f"one of {levels}", server.log_level)
+    _expect(server.log_format in formats, "server.log_format", f"one of {formats}", server.log_format)
+    _expect(compute.threads >= 0, "compute.threads", "at least 0", compute.threads)
+    _expect(compute.parallel_runs >= 1, "compute.parallel_runs", "at least 1", compute.parallel_runs)
+    for name, model in config.models.items():
+        key = f"models.{name}"
+        _expect(bool(model.path), f"{key}.path", "a file", model.path)
+        _expect(model.queue_size >= 0, f"{key}.queue_size", "at least 0", model.queue_size)
+        _expect(model.max_batch_size >= 1, f"{key}.max_batch_size", "at least 1", model.max_batch_size)
+        for tensor, shape in model.shapes.items():
+            _expect(all(extent > 0 for extent in shape), f"{key}.shapes.{tensor}", "extents above 0", list(shape))
+        try:
+            Budget.from_json(model.budget)
+        except BudgetError as error:
+            raise ConfigError(f"{key}.budget: {error}") from error
+
+
+def _check_address(key: str, address: str, *, unix: bool) -> None:
+    if unix and address.startswith("unix:") and len(address) > len("unix:"):
+        return
+    host, colon, port = address.rpartition(":")
+    wanted = "host:port or unix:/path" if unix else "host:port"
+    _expect(bool(host and colon) and port.isdecimal() and int(port) < 65536, key, wanted, address)
+
+
+def _expect(holds: bool, key: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigError(f"{key}: expected {expected}, got {got!r}")
+
+
+def _read(kind: type[_T], values: Any, key: str) -> _T:
+    """An instance of the dataclass ``kind`` from a TOML table."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key}: expected a table, got {values!r}")
+    hints = get_type_hints(kind)
+    prefix = f"{key}." if key else ""
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"{prefix}{name}: unknown key; expected one of {sorted(hints)}")
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
+            raise ConfigError(f"{prefix}{item.name}: expected a value, got none")
+    return kind(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return _read(hint, value, key)  # type: ignore[arg-type]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected a table, got {value!r}")
+        return {name: _convert(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{key}: expected a list, got {value!r}")
+        return tuple(_convert(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value))
+    if hint is Any:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{key}: expected {hint.__name__}, got {value!r}")
+    return value

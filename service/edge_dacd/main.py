@@ -1,0 +1,94 @@
+"""The command ``edge-dacd``: read the configuration and the flags, then serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from edge_dac.errors import EdgeDacError
+from edge_dac.planning.budget import Budget
+from edge_dacd import logs
+from edge_dacd.config import CompressionConfig, Config, check, load_config
+from edge_dacd.daemon import Daemon
+from edge_dacd.sources import find_sources
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon in the foreground; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(options.config) if options.config else Config()
+        config = _with_flags(config, options)
+        check(config)
+        budget = _budget(options)
+        base = options.config.parent if options.config else Path.cwd()
+        find = partial(find_sources, config, base, options.models, budget)
+        sources = find()
+        if options.check:
+            print(f"{len(sources)} models: {', '.join(sorted(sources))}")  # noqa: T201 - the answer of the command
+            return 0
+        logs.configure(config.server.log_level, config.server.log_format)
+        required = [path.stem for path in options.models] or (list(sources) if len(sources) == 1 else [])
+        return Daemon(config, find, required, _state(config)).run()
+    except EdgeDacError as error:
+        print(f"edge-dacd: {error}", file=sys.stderr)  # noqa: T201 - the one line of a command that failed
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-dacd",
+        description="Serve ONNX models over gRPC (Open Inference Protocol v2); without a model, the embedded demo.",
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="*", type=Path, help="ONNX file, served under its stem")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration")
+    parser.add_argument("--listen", action="append", metavar="ADDR", help="host:port or unix:PATH; may be repeated")
+    parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="Prometheus endpoint")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--budget-ms", type=float, metavar="N", help="compress to this latency in milliseconds")
+    budget.add_argument("--speedup", type=float, metavar="X", help="compress to this speed-up over the original")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads for all runs together; 0 for all cores")
+    parser.add_argument("--state-dir", metavar="DIR", help="operating points and history")
+    parser.add_argument("--no-compress", action="store_true", help="serve the models as they are")
+    parser.add_argument("--log-format", choices=("auto", "text", "json"))
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--check", action="store_true", help="check configuration and flags, list the models, and end")
+    return parser
+
+
+def _with_flags(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration with the flags over it."""
+    server, compute, state = config.server, config.compute, config.state
+    if options.listen:
+        server = replace(server, listen=tuple(options.listen))
+    for name in ("metrics_listen", "log_format", "log_level"):
+        if getattr(options, name) is not None:
+            server = replace(server, **{name: getattr(options, name)})
+    if options.threads is not None:
+        compute = replace(compute, threads=options.threads)
+    if options.state_dir:
+        state = replace(state, path=options.state_dir)
+    compression = CompressionConfig(enabled=False) if options.no_compress else config.compression
+    return replace(config, server=server, compute=compute, state=state, compression=compression)
+
+
+def _budget(options: argparse.Namespace) -> Budget | None:
+    if options.budget_ms is None and options.speedup is None:
+        return None
+    return Budget(latency_ms=options.budget_ms, speedup=options.speedup)
+
+
+def _state(config: Config) -> Path:
+    """The folder of the configuration, else systemd's, else the user's."""
+    if config.state.path:
+        return Path(config.state.path)
+    # systemd gives a list with colons; one StateDirectory= makes one entry.
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edge-dac"

@@ -1,0 +1,168 @@
+"""The gRPC server: addresses, limits, health and reflection."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from edge_dac import wire
+from edge_dac.errors import EdgeDacError
+from edge_dacd.config import ServerConfig
+from edge_dacd.models import ServedModel
+
+_SMALLEST_MESSAGE_BYTES = 4 << 20
+_ELSEWHERE_BYTES = 1 << 20
+_FREE_EXTENT_MESSAGE_BYTES = 64 << 20
+
+
+class AddressError(EdgeDacError):
+    """An address cannot be listened on."""
+
+
+class Server:
+    """A gRPC server on all addresses of the configuration.
+
+    It answers on threads: on a small device a hand-over to an event loop and back costs more than the threads do
+    (measured: 0.49 against 0.62 ms for a small message, 0.87 against 1.62 ms for 602 kB).
+
+    Args:
+        handlers: of all services, by service name.
+    """
+
+    def __init__(self, config: ServerConfig, handlers: dict[str, grpc.GenericRpcHandler], message_bytes: int) -> None:
+        self._drain_s = config.drain_s
+        self._pool = ThreadPoolExecutor(config.max_concurrent_requests, thread_name_prefix="grpc")
+        self._server = grpc.server(
+            self._pool,
+            handlers=tuple(handlers.values()),
+            options=_options(config, message_bytes),
+            maximum_concurrent_rpcs=config.max_concurrent_requests,
+        )
+        self.health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        names = (*handlers, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, pool=_reflection_pool())
+        self._services = tuple(handlers)
+        self.set_ready(False)
+        self.addresses = tuple(self._listen(address) for address in config.listen)
+
+    def start(self) -> None:
+        """Accept calls."""
+        self._server.start()
+
+    def set_ready(self, ready: bool) -> None:
+        """What ``grpc.health.v1`` says of the server and of each service."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._services):
+            self.health.set(name, status)
+
+    def drain(self) -> None:
+        """Take no new calls, let those in flight end, at most for the configured time."""
+        self.health.enter_graceful_shutdown()
+        self._server.stop(self._drain_s).wait()
+        self._pool.shutdown()
+
+    def _listen(self, address: str) -> str:
+        if address.startswith("unix:"):
+            _free_socket(Path(address.removeprefix("unix:")))
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressError(f"{address}: cannot listen there; is the address in use?") from error
+        if address.startswith("unix:"):
+            os.chmod(address.removeprefix("unix:"), 0o660)
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"
+
+
+def check_free(address: str) -> None:
+    """Find out early, before models are loaded, whether ``address`` can be listened on.
+
+    Raises:
+        AddressError: it is in use or not an address of this device.
+    """
+    if address.startswith("unix:"):
+        _free_socket(Path(address.removeprefix("unix:")))
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        for family, kind, protocol, _, resolved in socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(resolved)
+    except OSError as error:
+        raise AddressError(f"{address}: cannot listen there: {error.strerror or error}") from error
+
+
+def message_bytes_for(models: Iterable[ServedModel]) -> int:
+    """A limit on messages that the tensors of ``models`` fit in; free extents get a generous allowance."""
+    largest = _SMALLEST_MESSAGE_BYTES
+    for model in models:
+        for specs in (model.inputs, model.outputs):
+            size = _ELSEWHERE_BYTES
+            for spec in specs:
+                if -1 in spec.shape or spec.datatype.name == "BYTES":
+                    size += _FREE_EXTENT_MESSAGE_BYTES
+                else:
+                    size += int(spec.datatype.numpy.itemsize * math.prod(spec.shape))
+            largest = max(largest, size)
+    return largest
+
+
+def _options(config: ServerConfig, message_bytes: int) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Without this a second daemon would bind the same port and take half of the requests.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", int(config.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Clients of edge devices probe their connections often; that is no abuse.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+    if config.max_connection_age_s:
+        options.append(("grpc.max_connection_age_ms", int(config.max_connection_age_s * 1000)))
+        options.append(("grpc.max_connection_age_grace_ms", int(config.drain_s * 1000)))
+    return options
+
+
+def _reflection_pool() -> DescriptorPool:
+    """Our descriptors and those of health and reflection themselves, in one pool."""
+    pool = wire.make_pool()
+    for module in (health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
+
+
+def _free_socket(path: Path) -> None:
+    """Remove a socket that nobody listens on any more; gRPC would take even one that is in use.
+
+    Raises:
+        AddressError: somebody listens on it, or it is something else.
+    """
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise AddressError(f"unix:{path}: expected a socket or nothing, found a file")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise AddressError(f"unix:{path}: cannot listen there; the address is in use")
