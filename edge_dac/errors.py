@@ -21,7 +21,7 @@ Every message is one line that names the thing, what was expected and what came.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EdgeDacError(Exception):
@@ -67,9 +67,17 @@ class InputShapeError(RefusedError):
 
 
 class BudgetUnreachableError(EdgeDacError):
-    """No plan meets the budget; the message states the best that was found."""
+    """No plan meets the budget; the message states the best that was found.
+
+    Attributes:
+        best: the nearest result (``edge_dac.compression.Compressed``), or None.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, best: Any = None) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 class VerificationError(EdgeDacError):

@@ -1,0 +1,76 @@
+"""Arguments that several subcommands share, and their parsers."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+from edge_dac.errors import UsageError
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+
+
+def add_shapes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME=D,D,...",
+        help="shape of an input whose dimensions the model leaves open, for example images=1,3,224,224",
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive_integer, default=1, metavar="N", help="intra-op threads (1)")
+
+
+def positive_integer(text: str) -> int:
+    """Parser of a whole number above 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return value
+
+
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """``NAME=1,3,224,224`` texts by name.
+
+    Raises:
+        UsageError: a text of another form.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, dimensions = text.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9][0-9]*([,x][1-9][0-9]*)*", dimensions):
+            raise UsageError(f"--shape: expected NAME=D,D,... with whole numbers above 0, got {text!r}")
+        shapes[name] = tuple(int(part) for part in re.split("[,x]", dimensions))
+    return shapes
+
+
+def parse_numbers(option: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
+    """Comma-separated finite numbers, ``count`` of them where given.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)) or (count is not None and len(numbers) != count):
+        expected = f"{count} numbers" if count else "numbers"
+        raise UsageError(f"{option}: expected {expected} separated by commas, got {text!r}")
+    return numbers

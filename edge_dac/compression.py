@@ -1,0 +1,200 @@
+"""The path from a model and a budget to a verified model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edge_dac.errors import BudgetUnreachableError, UsageError
+from edge_dac.planning.budget import Budget
+from edge_dac.planning.building import with_plan
+from edge_dac.planning.candidates import ORIGINAL
+from edge_dac.planning.plan import LayerChoice, Plan, Refused
+from edge_dac.planning.planner import DEFAULT_SCHEMES, Planner, PlannerSettings, Proposal
+from edge_dac.planning.search import LADDER_POINTS, EXACT_ERROR, Outcome, climb, search
+from edge_dac.planning.subject import InputRange, Subject, load_subject
+from edge_dac.progress import Progress, ProgressCallback, ignore_progress
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A model with the plan that made it. Where nothing helps, ``model`` is the original file, byte by byte."""
+
+    plan: Plan
+    model: bytes
+
+    @property
+    def changed(self) -> bool:
+        """Whether any layer was replaced."""
+        return any(not (c.scheme == "dense" and c.lowering == "direct") for c in self.plan.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What besides the budget decides on a plan.
+
+    Attributes:
+        input_shapes: shapes of inputs whose dimensions the model leaves open.
+        threads: intra-op threads the model will run with.
+        schemes, lowerings: names to consider; None for the default, all lowerings.
+        input_range: what the inputs' values are; read off the model where it is not given.
+        seed: of everything random.
+        calibration: folder of real inputs to fit to instead of synthetic ones.
+        latency_table: file that keeps measured latency ratios between runs.
+        allow_external: accept external tensor data inside the model's folder.
+    """
+
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    threads: int = 1
+    schemes: Sequence[str] | None = None
+    lowerings: Sequence[str] | None = None
+    input_range: InputRange | None = None
+    seed: int = 0
+    calibration: Path | None = None
+    latency_table: Path | None = None
+    allow_external: bool = False
+
+
+def open_planner(
+    model: str | Path, options: Options | None = None, progress: ProgressCallback = ignore_progress
+) -> Planner:
+    """Load a model and prepare to plan for any number of budgets.
+
+    Raises:
+        RefusedError: the model cannot be worked on (see its subclasses).
+    """
+    chosen = options or Options()
+    progress(Progress("load", 0.0, Path(model).name))
+    subject = load_subject(
+        Path(model),
+        input_shapes=chosen.input_shapes,
+        input_range=chosen.input_range,
+        seed=chosen.seed,
+        calibration=chosen.calibration,
+        allow_external=chosen.allow_external,
+    )
+    settings = PlannerSettings(
+        threads=chosen.threads,
+        schemes=tuple(chosen.schemes or DEFAULT_SCHEMES),
+        lowerings=chosen.lowerings,
+        latency_table=chosen.latency_table,
+    )
+    return Planner(subject, settings, progress)
+
+
+def compress(
+    model: str | Path,
+    budget: Budget,
+    options: Options | None = None,
+    *,
+    progress: ProgressCallback = ignore_progress,
+) -> Compressed:
+    """Factorize ``model`` so that it meets ``budget`` on this device with the least loss of fidelity.
+
+    Needs no data: factors are fitted to the statistics of synthetic images.
+
+    Returns:
+        the plan and the rewritten model, which has the inputs and outputs of the original.
+
+    Raises:
+        RefusedError: the model cannot be worked on (see its subclasses).
+        BudgetUnreachableError: no plan meets the budget; its ``best`` is the nearest :class:`Compressed`.
+        UsageError: an option makes no sense.
+    """
+    return plan_for(open_planner(model, options, progress), budget)
+
+
+def plan_for(planner: Planner, budget: Budget) -> Compressed:
+    """:func:`compress` with a planner that keeps its measurements for further budgets."""
+    outcome = search(planner, budget)
+    result = _compressed(planner, outcome.proposal, budget, outcome)
+    if not outcome.met:
+        raise BudgetUnreachableError(
+            f"{planner.subject.path.name}: the budget cannot be met on this device; best found: {outcome.shortfall}",
+            best=result,
+        )
+    return result
+
+
+def compress_ladder(
+    model: str | Path,
+    options: Options | None = None,
+    *,
+    points: int = LADDER_POINTS,
+    progress: ProgressCallback = ignore_progress,
+) -> Iterator[Compressed]:
+    """Pareto-optimal operating points from the original to the fastest, sharing all measurements.
+
+    Raises:
+        RefusedError: the model cannot be worked on (see its subclasses).
+        UsageError: fewer than 2 points are asked for.
+    """
+    if points < 2:
+        raise UsageError(f"points: expected at least 2, got {points}")
+    yield from ladder_for(open_planner(model, options, progress), points)
+
+
+def ladder_for(planner: Planner, points: int = LADDER_POINTS) -> Iterator[Compressed]:
+    """:func:`compress_ladder` with a planner that keeps its measurements."""
+    yield _compressed(planner, None, Budget(), None)
+    for proposal in climb(planner, points):
+        yield _compressed(planner, proposal, Budget(), None)
+
+
+def _compressed(planner: Planner, proposal: Proposal | None, budget: Budget, outcome: Outcome | None) -> Compressed:
+    plan = _plan(planner, proposal, budget)
+    if outcome is not None:
+        plan = replace(plan, warnings=plan.warnings + outcome.warnings)
+    if proposal is None or all(option.candidate == ORIGINAL for option in proposal.choices.values()):
+        return Compressed(plan, planner.subject.path.read_bytes())
+    return Compressed(plan, with_plan(proposal.built.model, plan))
+
+
+def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
+    subject: Subject = planner.subject
+    choices = tuple(_layer_choices(planner, proposal))
+    error = proposal.built.error if proposal else 0.0
+    ratio = proposal.built.ratio if proposal else 1.0
+    comparison = proposal.built.comparison if proposal else None
+    original_ms = comparison.median_ms(0) if comparison else planner.original_ms
+    warnings = () if proposal else ("no plan is faster than the original on this device: the model stays as it is",)
+    return Plan(
+        model_digest=subject.digest,
+        choices=choices,
+        refused=tuple(Refused(r.subject, str(r.reason), r.message) for r in subject.inventory.refusals),
+        input_shapes=subject.input_shapes,
+        threads=planner.settings.threads,
+        original_latency_ms=original_ms,
+        predicted_latency_ms=proposal.predicted_ms if proposal else planner.original_ms,
+        measured_latency_ms=ratio * original_ms,
+        measured_ratio=ratio,
+        latency_p95_ms=comparison.percentile_ms(1, 95) if comparison else planner.original_ms * planner.tail_ratio(95),
+        predicted_error=0.0 if error <= EXACT_ERROR else error,
+        macs=sum(choice.macs for choice in choices),
+        original_macs=sum(choice.dense_macs for choice in choices),
+        device_fingerprint=planner.fingerprint,
+        budget=budget.to_json(),
+        seed=subject.seed,
+        assumptions=subject.assumptions,
+        warnings=warnings,
+    )
+
+
+def _layer_choices(planner: Planner, proposal: Proposal | None) -> Iterator[LayerChoice]:
+    spent = planner.estimator.original.layer_ms
+    for layer in planner.subject.inventory.layers:
+        option = proposal.choices.get(layer.name) if proposal else None
+        dense_ms = spent.get(layer.name, 0.0)
+        candidate = option.candidate if option else ORIGINAL
+        yield LayerChoice(
+            layer=layer.name,
+            scheme=candidate.scheme,
+            rank=candidate.rank,
+            lowering=candidate.lowering,
+            macs=option.macs if option else layer.macs,
+            dense_macs=layer.macs,
+            latency_ms=option.latency_ms if option else dense_ms,
+            dense_latency_ms=dense_ms,
+            error=option.error if option else 0.0,
+        )

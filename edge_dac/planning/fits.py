@@ -1,0 +1,125 @@
+"""Factorize candidates and keep, for every layer, those worth choosing.
+
+Layers come one after another with their moments, so that the large second moments of one layer are gone before those of
+the next arrive; what stays is the factors of the candidates that no other beats in both latency and error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_dac.convolution import ConvLayer, Factorization
+from edge_dac.planning.candidates import Candidate, chain_of, macs_of, scheme_rank
+from edge_dac.planning.selection import Option
+from edge_dac.planning.subject import Subject
+from edge_dac.progress import Progress, ProgressCallback
+from edge_dac.schemes import SCHEMES
+from edge_dac.schemes.error import layer_error
+from edge_dac.schemes.scheme import Decomposition, Moments
+from edge_dac.statistics.moments import collect_moments
+
+HELD_OUT_PATCHES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A factorized candidate and its relative output error on held-out patches (squared norms)."""
+
+    factorization: Factorization
+    error: float
+
+
+def fit_layers(
+    subject: Subject,
+    wanted: Mapping[str, Mapping[Candidate, float]],
+    *,
+    threads: int,
+    progress: ProgressCallback,
+) -> Iterator[tuple[str, dict[Candidate, Fit]]]:
+    """Fit the wanted candidates to the statistics of the subject's samples.
+
+    Args:
+        wanted: by layer name, candidates with their predicted milliseconds.
+
+    Yields:
+        layer name and the fits of its candidates that none beats in both latency and error.
+    """
+    layers = [layer for layer in subject.inventory.layers if wanted.get(layer.name)]
+    by_name = {layer.name: layer for layer in layers}
+    fitting = collect_moments(
+        subject.proto, subject.inventory, subject.fit_samples, layers=list(by_name), seed=subject.seed, threads=threads
+    )
+    held_out = collect_moments(
+        subject.proto,
+        subject.inventory,
+        subject.held_out_samples,
+        layers=list(by_name),
+        patches_per_layer=HELD_OUT_PATCHES,
+        seed=subject.seed + 1,
+        threads=threads,
+    )
+    for done, ((name, moments), (_, held_out_moments)) in enumerate(zip(fitting, held_out, strict=True)):
+        progress(Progress("fit", done / len(layers), name))
+        yield name, _fit_layer(by_name[name], wanted[name], moments, held_out_moments)
+    progress(Progress("fit", 1.0, f"{len(layers)} layers"))
+
+
+def _fit_layer(
+    layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: Moments
+) -> dict[Candidate, Fit]:
+    decompositions: dict[str, Decomposition] = {}
+    fitted: dict[tuple[str, object], Fit] = {}
+    kept: dict[Candidate, Fit] = {}
+    least_error = np.inf
+    for candidate in sorted(wanted, key=lambda c: (wanted[c], macs_of(c, layer))):
+        if candidate.scheme not in decompositions:
+            decompositions[candidate.scheme] = SCHEMES[candidate.scheme].decompose(layer, moments)
+        key = (candidate.scheme, candidate.rank)
+        if key not in fitted:
+            factorization = decompositions[candidate.scheme].at(scheme_rank(candidate, layer))
+            fitted[key] = Fit(factorization, layer_error(layer, factorization, held_out))
+        if fitted[key].error < least_error:
+            least_error = fitted[key].error
+            kept[candidate] = fitted[key]
+    return kept
+
+
+def weight_only_fit(layer: ConvLayer, candidate: Candidate) -> Fit:
+    """The candidate without statistics, as in the paper; its error is that of the weights."""
+    scheme = SCHEMES[candidate.scheme]
+    decomposition = scheme.decompose(layer)
+    rank = scheme_rank(candidate, layer)
+    energy = float(np.square(layer.weight, dtype=np.float64).sum())
+    return Fit(decomposition.at(rank), decomposition.weight_error(rank) / max(energy, 1e-300))
+
+
+def weight_bytes(candidate: Candidate, layer: ConvLayer) -> int:
+    """Bytes of the candidate's weights, as written by a direct lowering."""
+    itemsize = np.dtype(layer.dtype).itemsize
+    return sum(
+        shape.out_channels * (shape.in_channels // shape.attributes.groups) * int(np.prod(shape.kernel)) * itemsize
+        for shape in chain_of(candidate, layer)
+    )
+
+
+def make_option(layer: ConvLayer, candidate: Candidate, latency_ms: float, error: float, slope: float) -> Option:
+    """An option for selection; ``slope`` turns the layer's error into damage at the model's outputs."""
+    return Option(
+        candidate, latency_ms, macs_of(candidate, layer), weight_bytes(candidate, layer), error, error * slope
+    )
+
+
+def thinned(options: Sequence[Option]) -> list[Option]:
+    """Options that no other beats in latency, damage, MACs and size at once."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.latency_ms, o.damage)):
+        beaten = any(
+            other.damage <= option.damage and other.macs <= option.macs and other.size_bytes <= option.size_bytes
+            for other in kept
+        )
+        if not beaten:
+            kept.append(option)
+    return kept

@@ -1,0 +1,291 @@
+"""The planner: measure, fit, select, build, measure the whole, correct the prediction, select again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from edge_dac.convolution import ConvLayer, Factorization
+from edge_dac.device.latency_table import LatencyTable
+from edge_dac.device.probes import Comparison, compare
+from edge_dac.device.profile import profile_device
+from edge_dac.planning.building import Built, Verifier, build_model
+from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
+from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
+from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
+from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
+from edge_dac.planning.sensitivity import measure_slopes
+from edge_dac.planning.subject import Subject
+from edge_dac.progress import Progress, ProgressCallback, ignore_progress
+from edge_dac.schemes import SCHEMES
+
+DEFAULT_SCHEMES = ("dac", "spatial", "channel", "tucker")
+WORTHWHILE_SHARE = 0.003
+"""Layers below this share of the model's time are not approximated: nothing could be gained."""
+TOLERANCE = 0.02
+MAX_CORRECTIONS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """What does not depend on the budget.
+
+    Attributes:
+        threads: intra-op threads the model will run with.
+        schemes: names of the schemes to consider.
+        lowerings: names of the lowerings to consider, None for all.
+        latency_table: file of the latency table, None to keep it in memory.
+        probe_time_s, sensitivity_time_s, verify_time_s: time budgets of the phases.
+    """
+
+    threads: int = 1
+    schemes: Sequence[str] = DEFAULT_SCHEMES
+    lowerings: Sequence[str] | None = None
+    latency_table: Path | None = None
+    probe_time_s: float = 60.0
+    sensitivity_time_s: float = 30.0
+    verify_time_s: float = 6.0
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A selection that was built and measured."""
+
+    choices: Mapping[str, Option]
+    predicted_ms: float
+    built: Built
+
+
+@dataclass(eq=False)
+class Planner:
+    """Plans for one model on this device; measurements are shared by all budgets.
+
+    Args:
+        subject: the model.
+        settings: what does not depend on the budget.
+        progress: called with every step.
+    """
+
+    subject: Subject
+    settings: PlannerSettings
+    progress: ProgressCallback = ignore_progress
+    _factors: dict[str, dict[tuple[str, object], Factorization]] = field(default_factory=dict)
+    _gain: float = 1.0
+    _objective: str | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return profile_device().fingerprint
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        return Verifier(self.subject, self.settings.threads, self.settings.verify_time_s)
+
+    @cached_property
+    def layers(self) -> dict[str, ConvLayer]:
+        return {layer.name: layer for layer in self.subject.inventory.layers}
+
+    @cached_property
+    def estimator(self) -> LatencyEstimator:
+        """Latency of candidates; on first use the untouched model is measured."""
+        self.progress(Progress("load", 1.0, f"{len(self.layers)} layers"))
+        original = measure_original(
+            self.subject.serialized,
+            self.subject.proto,
+            self.subject.inventory,
+            self.subject.timing_feed,
+            self.settings.threads,
+        )
+        table = LatencyTable(self.settings.latency_table, self.fingerprint)
+        return LatencyEstimator(table, self.settings.threads, original)
+
+    @cached_property
+    def _original_rounds(self) -> Comparison:
+        session = self.verifier.original
+        return compare([session, session], self.subject.timing_feed, min_rounds=20, time_budget_s=self.settings.verify_time_s)
+
+    def tail_ratio(self, percentile: int) -> float:
+        """A percentile of the untouched model's latency, relative to its median."""
+        return self._original_rounds.percentile_ms(0, percentile) / self._original_rounds.median_ms(0)
+
+    @property
+    def original_ms(self) -> float:
+        """Median latency of the untouched model."""
+        return self.estimator.original.model_ms
+
+    @cached_property
+    def worthwhile(self) -> list[ConvLayer]:
+        """Layers that take a noticeable share of the time."""
+        spent = self.estimator.original.layer_ms
+        least = WORTHWHILE_SHARE * self.original_ms
+        return [layer for layer in self.subject.inventory.layers if spent.get(layer.name, 0.0) >= least]
+
+    def probe(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
+        """Measure what the latency table lacks."""
+        prober = Prober(
+            self.subject.serialized,
+            self.subject.proto,
+            self.subject.inventory,
+            self.subject.timing_feed,
+            self.settings.threads,
+            self.estimator.table,
+            self.estimator.original,
+        )
+        prober.fill(candidates, time_budget_s=self.settings.probe_time_s, progress=self.progress)
+        for name, entries in candidates.items():
+            self.estimator.remember_curve(self.layers[name], entries)
+
+    @cached_property
+    def exact_options(self) -> dict[str, list[Option]]:
+        """Options that keep the function, by layer."""
+        candidates = {layer.name: self._enumerate(layer, exact_only=True) for layer in self.worthwhile}
+        self.probe(candidates)
+        return {
+            layer.name: thinned([o for c in candidates[layer.name] if (o := self._exact_option(layer, c)) is not None])
+            for layer in self.worthwhile
+        }
+
+    @cached_property
+    def all_options(self) -> dict[str, list[Option]]:
+        """Exact and approximate options, by layer, with predicted damage."""
+        exact = self.exact_options
+        candidates = {layer.name: self._enumerate(layer, exact_only=False) for layer in self.worthwhile}
+        self.probe(candidates)
+        wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
+        fits: dict[str, dict[Candidate, Fit]] = {}
+        for name, fitted in fit_layers(
+            self.subject, wanted, threads=self.settings.threads, progress=self.progress
+        ):
+            fits[name] = fitted
+            self.remember(name, fitted)
+        slopes = measure_slopes(
+            self.subject,
+            fits,
+            threads=self.settings.threads,
+            time_budget_s=self.settings.sensitivity_time_s,
+            progress=self.progress,
+        )
+        return {
+            layer.name: thinned(
+                exact[layer.name]
+                + [
+                    make_option(layer, c, wanted[layer.name][c], fit.error, slopes[layer.name])
+                    for c, fit in fits.get(layer.name, {}).items()
+                ]
+            )
+            for layer in self.worthwhile
+        }
+
+    def _enumerate(self, layer: ConvLayer, *, exact_only: bool) -> list[Candidate]:
+        return enumerate_candidates(layer, self.settings.schemes, self.settings.lowerings, exact_only=exact_only)
+
+    def _exact_option(self, layer: ConvLayer, candidate: Candidate) -> Option | None:
+        latency_ms = self.estimator.latency_ms(layer, candidate)
+        return None if latency_ms is None else make_option(layer, candidate, latency_ms, 0.0, 0.0)
+
+    def _promising(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
+        """Approximate candidates faster than the fastest exact one, each in its fastest lowering only."""
+        bar = min(option.latency_ms for option in self.exact_options[layer.name])
+        fastest: dict[tuple[str, object], tuple[float, Candidate]] = {}
+        for candidate in candidates:
+            latency_ms = None if candidate.is_exact else self.estimator.latency_ms(layer, candidate)
+            if latency_ms is None or latency_ms >= bar:
+                continue
+            key = (candidate.scheme, candidate.rank)
+            if key not in fastest or latency_ms < fastest[key][0]:
+                fastest[key] = (latency_ms, candidate)
+        return {candidate: latency_ms for latency_ms, candidate in fastest.values()}
+
+    def remember(self, name: str, fits: Mapping[Candidate, Fit]) -> None:
+        """Keep the factors of fitted candidates for building."""
+        stored = self._factors.setdefault(name, {})
+        stored.update({(c.scheme, c.rank): fit.factorization for c, fit in fits.items()})
+
+    def predicted_ms(self, choices: Mapping[str, Option]) -> float:
+        """Whole-model milliseconds of a selection, with the correction learned from measured ones."""
+        return self.original_ms + self._gain * self._raw_saving(choices)
+
+    def _raw_saving(self, choices: Mapping[str, Option]) -> float:
+        spent = self.estimator.original.layer_ms
+        return sum(option.latency_ms - spent[name] for name, option in choices.items())
+
+    def build(self, choices: Mapping[str, Option]) -> Built:
+        """Build and measure a selection."""
+        model = build_model(self.subject, {n: self._chosen(n, o.candidate) for n, o in choices.items() if o.candidate != ORIGINAL})
+        return self.verifier.measure(model)
+
+    def _chosen(self, name: str, candidate: Candidate) -> tuple[Candidate, Factorization]:
+        stored = self._factors.setdefault(name, {})
+        key = (candidate.scheme, candidate.rank)
+        if key not in stored:
+            layer = self.layers[name]
+            stored[key] = SCHEMES[candidate.scheme].factorize(layer, scheme_rank(candidate, layer))
+        return candidate, stored[key]
+
+    def propose(self, choices: Mapping[str, Option]) -> Proposal:
+        """Build a selection, measure it, and learn from it how much of a predicted saving arrives."""
+        predicted_ms = self.predicted_ms(choices)
+        built = self.build(choices)
+        saving = self._raw_saving(choices)
+        if saving < -0.02 * self.original_ms:
+            self._gain = float(np.clip((built.ratio - 1.0) * self.original_ms / saving, 0.2, 2.0))
+        return Proposal(choices, predicted_ms, built)
+
+    def fastest_exact(self) -> dict[str, Option]:
+        """The fastest option without loss, for every layer."""
+        return {name: min(entries, key=lambda o: o.latency_ms) for name, entries in self.exact_options.items()}
+
+    def select(self, options: Mapping[str, Sequence[Option]], limits: Limits, objective: str) -> dict[str, Option] | None:
+        """Least damage within limits; the latency limit is for the whole model and gets the learned correction."""
+        names = list(options)
+        inner = limits
+        if limits.latency_ms is not None:
+            room = (limits.latency_ms - self.original_ms) / self._gain
+            dense = sum(self.estimator.original.layer_ms[name] for name in names)
+            inner = Limits(dense + room, limits.macs, limits.size_bytes)
+        chosen = cheapest_damage([options[name] for name in names], inner, OBJECTIVES[objective])
+        return None if chosen is None else {n: options[n][i] for n, i in zip(names, chosen, strict=True)}
+
+    def select_fastest(self, options: Mapping[str, Sequence[Option]], max_damage: float) -> dict[str, Option]:
+        """Least latency with a total predicted damage of at most ``max_damage``."""
+        names = list(options)
+        chosen = fastest_within([options[name] for name in names], max_damage)
+        return {name: options[name][index] for name, index in zip(names, chosen, strict=True)}
+
+    def best_objective(self, limits: Limits) -> tuple[str, dict[str, Option]] | None:
+        """The objective whose selection has the least joint error, measured end to end, and that selection."""
+        if self._objective is not None:
+            selection = self.select(self.all_options, limits, self._objective)
+            return None if selection is None else (self._objective, selection)
+        best: tuple[float, str, dict[str, Option]] | None = None
+        seen: list[dict[str, Option]] = []
+        for objective in OBJECTIVES:
+            selection = self.select(self.all_options, limits, objective)
+            if selection is None or selection in seen:
+                continue
+            seen.append(selection)
+            self.progress(Progress("plan", len(seen) / len(OBJECTIVES), objective))
+            model = build_model(
+                self.subject, {n: self._chosen(n, o.candidate) for n, o in selection.items() if o.candidate != ORIGINAL}
+            )
+            error = self.verifier.error(model)
+            if best is None or error < best[0]:
+                best = (error, objective, selection)
+        if best is None:
+            return None
+        self._objective = best[1]
+        return best[1], best[2]
+
+    def fastest_of_all(self) -> dict[str, Option]:
+        """The fastest option of every layer, whatever its damage."""
+        return {name: min(entries, key=lambda o: o.latency_ms) for name, entries in self.all_options.items()}
+
+    def mac_fraction(self, choices: Mapping[str, Option]) -> float:
+        """Share of the original's multiply-accumulates that a selection keeps."""
+        total = sum(layer.macs for layer in self.layers.values())
+        saved = sum(self.layers[name].macs - option.macs for name, option in choices.items())
+        return 1.0 - saved / max(total, 1)

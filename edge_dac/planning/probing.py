@@ -1,0 +1,251 @@
+"""Fill the latency table: measure candidates in context, several layers in one probe.
+
+A probe is the whole model with one candidate in every layer that still wants one; layers of equal shape share what is
+measured, so a network of repeated blocks needs few probes. Of the ranks of a (scheme, lowering) the middle one is measured
+first; a lowering that loses clearly there is not measured again. Ranks between measured ones are interpolated over their
+multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from edge_dac.convolution import ConvLayer
+from edge_dac.device.latency_table import LatencyTable, candidate_key, layer_signature
+from edge_dac.device.probes import Feeds, Timing, profile_models
+from edge_dac.graph.layers import Inventory
+from edge_dac.graph.rewriting import replace_layers
+from edge_dac.lowerings import LOWERINGS, LoweredLayer
+from edge_dac.planning.attribution import Attribution
+from edge_dac.planning.candidates import ORIGINAL, Candidate, macs_of, timing_factorization
+from edge_dac.progress import Progress, ProgressCallback
+
+LOSING_RATIO = 1.15
+"""A lowering this much slower than the best of its scheme at the middle rank is not looked at again."""
+
+PROBED_AT_ONCE_BYTES = 400_000_000
+"""Models open at the same time in one interleaved run may take about this much together."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLatency:
+    """Milliseconds of the untouched model: as a whole and by layer, at the profiled shape."""
+
+    model_ms: float
+    layer_ms: Mapping[str, float]
+
+
+@dataclass(eq=False)
+class LatencyEstimator:
+    """Milliseconds of any candidate, from the table and the dense layer's own time.
+
+    Args:
+        table: measured ratios.
+        threads: intra-op threads they belong to.
+        original: times of the untouched model.
+    """
+
+    table: LatencyTable
+    threads: int
+    original: LayerLatency
+    _curves: dict[tuple[str, str, str], list[tuple[int, float]]] = field(default_factory=dict)
+
+    def ratio(self, layer: ConvLayer, candidate: Candidate) -> float | None:
+        """Time of the candidate relative to the untouched layer; None where nothing near was measured."""
+        if candidate == ORIGINAL:
+            return 1.0
+        key = candidate_key(
+            layer_signature(layer), candidate.scheme, candidate.rank, candidate.lowering, self.threads
+        )
+        measured = self.table.get(key)
+        return self._interpolated(layer, candidate) if measured is None else measured
+
+    def latency_ms(self, layer: ConvLayer, candidate: Candidate) -> float | None:
+        """Milliseconds of the candidate in place of ``layer``."""
+        ratio = self.ratio(layer, candidate)
+        return None if ratio is None else ratio * self.original.layer_ms.get(layer.name, 0.0)
+
+    def remember_curve(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> None:
+        """Gather the measured ranks among ``candidates`` for interpolation."""
+        signature = layer_signature(layer)
+        for candidate in candidates:
+            if candidate.rank is None:
+                continue
+            key = candidate_key(signature, candidate.scheme, candidate.rank, candidate.lowering, self.threads)
+            ratio = self.table.get(key)
+            if ratio is not None:
+                curve = self._curves.setdefault((signature, candidate.scheme, candidate.lowering), [])
+                point = (macs_of(candidate, layer), ratio)
+                if point not in curve:
+                    curve.append(point)
+                    curve.sort()
+
+    def _interpolated(self, layer: ConvLayer, candidate: Candidate) -> float | None:
+        curve = self._curves.get((layer_signature(layer), candidate.scheme, candidate.lowering), [])
+        macs = macs_of(candidate, layer)
+        if len(curve) < 2 or not curve[0][0] <= macs <= curve[-1][0]:
+            return None
+        return float(np.interp(macs, [point[0] for point in curve], [point[1] for point in curve]))
+
+
+def measure_original(model: bytes, proto: onnx.ModelProto, inventory: Inventory, feeds: Feeds, threads: int) -> LayerLatency:
+    """Times of the untouched model, by layer."""
+    (first,) = profile_models([model], feeds, threads, rounds=1)
+    (timing,) = profile_models([model], feeds, threads, rounds=_rounds(first.median_ms, target_ms=1500))
+    attribution = Attribution(proto, [layer.name for layer in inventory.layers])
+    return LayerLatency(timing.median_ms, attribution.layer_ms(timing.node_ms))
+
+
+def _rounds(model_ms: float, target_ms: float) -> int:
+    return int(np.clip(target_ms / max(model_ms, 1e-3), 5, 25))
+
+
+class Prober:
+    """Measures what is missing in a latency table.
+
+    Args:
+        model: serialized canonical model, the reference of every probe.
+        proto: the same, parsed.
+        inventory: its layers.
+        feeds: inputs of the runs.
+        threads: intra-op threads.
+        table: where ratios go.
+        original: times of the untouched model.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        proto: onnx.ModelProto,
+        inventory: Inventory,
+        feeds: Feeds,
+        threads: int,
+        table: LatencyTable,
+        original: LayerLatency,
+    ) -> None:
+        self._model, self._proto, self._inventory = model, proto, inventory
+        self._feeds, self._threads, self._table = feeds, threads, table
+        self._original = original
+        self._layers = {layer.name: layer for layer in inventory.layers}
+        self._reference_owner = Attribution(proto, self._layers)
+        self._batch = int(np.clip(PROBED_AT_ONCE_BYTES // max(len(model), 1), 1, 4))
+
+    def fill(
+        self,
+        candidates: Mapping[str, Sequence[Candidate]],
+        *,
+        time_budget_s: float,
+        progress: ProgressCallback,
+    ) -> None:
+        """Measure the candidates of every layer (by layer name) until all are known or the time is over."""
+        deadline = time.monotonic() + time_budget_s
+        middle = {name: _middle_ranks(entries) for name, entries in candidates.items()}
+        self._measure(middle, deadline, lambda done: progress(Progress("probe", done / 2, "latency of schemes")))
+        ends = {name: self._surviving_ends(self._layers[name], entries) for name, entries in candidates.items()}
+        self._measure(ends, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "latency of ranks")))
+        self._table.save()
+
+    def _key(self, signature: str, candidate: Candidate) -> str:
+        return candidate_key(signature, candidate.scheme, candidate.rank, candidate.lowering, self._threads)
+
+    def _surviving_ends(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> list[Candidate]:
+        signature = layer_signature(layer)
+        ratios: dict[tuple[str, str], float] = {}
+        for candidate in _middle_ranks(candidates):
+            ratio = self._table.get(self._key(signature, candidate))
+            if ratio is not None and candidate.rank is not None:
+                ratios[candidate.scheme, candidate.lowering] = ratio
+        best = {scheme: min(r for (s, _), r in ratios.items() if s == scheme) for scheme, _ in ratios}
+        kept = {pair for pair, ratio in ratios.items() if ratio <= LOSING_RATIO * best[pair[0]]}
+        return [c for c in _end_ranks(candidates) if (c.scheme, c.lowering) in kept]
+
+    def _measure(
+        self, wanted: Mapping[str, Sequence[Candidate]], deadline: float, report: Callable[[float], None]
+    ) -> None:
+        queues: dict[str, deque[Candidate]] = {}
+        members: dict[str, list[ConvLayer]] = {}
+        for name, entries in wanted.items():
+            layer = self._layers[name]
+            if self._original.layer_ms.get(name, 0.0) <= 0.0:
+                continue
+            signature = layer_signature(layer)
+            members.setdefault(signature, []).append(layer)
+            queue = queues.setdefault(signature, deque())
+            queue.extend(c for c in entries if c not in queue and self._table.get(self._key(signature, c)) is None)
+        total = sum(map(len, queues.values()))
+        while any(queues.values()) and time.monotonic() < deadline:
+            assignments = [self._next_assignment(queues, members) for _ in range(self._batch)]
+            self._run([assignment for assignment in assignments if assignment])
+            report(1.0 - sum(map(len, queues.values())) / max(total, 1))
+
+    def _next_assignment(
+        self, queues: Mapping[str, deque[Candidate]], members: Mapping[str, list[ConvLayer]]
+    ) -> dict[str, Candidate]:
+        assignment: dict[str, Candidate] = {}
+        for signature, queue in queues.items():
+            for layer in members[signature]:
+                if not queue:
+                    break
+                assignment[layer.name] = queue.popleft()
+        return assignment
+
+    def _run(self, assignments: Sequence[Mapping[str, Candidate]]) -> None:
+        protos = [self._probe_model(assignment) for assignment in assignments]
+        rounds = _rounds(self._original.model_ms, target_ms=250)
+        models = [self._model, *(proto.SerializeToString() for proto in protos)]
+        timings = profile_models(models, self._feeds, self._threads, rounds=rounds)
+        reference = self._reference_owner.layer_ms(timings[0].node_ms)
+        for assignment, proto, timing in zip(assignments, protos, timings[1:], strict=True):
+            self._record(assignment, proto, timing, reference)
+
+    def _record(
+        self,
+        assignment: Mapping[str, Candidate],
+        proto: onnx.ModelProto,
+        timing: Timing,
+        reference: Mapping[str, float],
+    ) -> None:
+        measured = Attribution(proto, self._layers).layer_ms(timing.node_ms)
+        for name, candidate in assignment.items():
+            if name in measured and reference.get(name, 0.0) > 0.0:
+                key = self._key(layer_signature(self._layers[name]), candidate)
+                self._table.put(key, measured[name] / reference[name])
+
+    def _probe_model(self, assignment: Mapping[str, Candidate]) -> onnx.ModelProto:
+        replacements = {name: probe_replacement(candidate) for name, candidate in assignment.items()}
+        return replace_layers(self._proto, self._inventory, replacements)
+
+
+def probe_replacement(candidate: Candidate) -> Callable[[ConvLayer, str, str], LoweredLayer]:
+    """A replacement for :func:`replace_layers` with arbitrary weights of the candidate's shapes."""
+
+    def replace(layer: ConvLayer, input_name: str, output_name: str) -> LoweredLayer:
+        factorization = timing_factorization(candidate, layer)
+        return LOWERINGS[candidate.lowering].lower(layer, factorization, input_name, output_name)
+
+    return replace
+
+
+def _by_curve(candidates: Sequence[Candidate]) -> dict[tuple[str, str], list[Candidate]]:
+    curves: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate != ORIGINAL:
+            curves.setdefault((candidate.scheme, candidate.lowering), []).append(candidate)
+    return curves
+
+
+def _middle_ranks(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [curve[len(curve) // 2] for curve in _by_curve(candidates).values()]
+
+
+def _end_ranks(candidates: Sequence[Candidate]) -> list[Candidate]:
+    ends: list[Candidate] = []
+    for curve in _by_curve(candidates).values():
+        ends.extend(c for c in dict.fromkeys((curve[0], curve[-1])) if c is not curve[len(curve) // 2])
+    return ends

@@ -1,0 +1,134 @@
+"""The model being worked on, with everything that does not depend on a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edge_dac.device.probes import Feeds
+from edge_dac.graph.canonical import canonicalize
+from edge_dac.graph.layers import Inventory, find_layers
+from edge_dac.graph.loading import load_model, model_digest, serialize
+from edge_dac.graph.shapes import resolve_input_shapes
+from edge_dac.statistics.execution import feeds
+from edge_dac.statistics.images import synthetic_inputs
+from edge_dac.statistics.input_spec import InputSpec, infer_input_specs
+
+FIT_IMAGES = 24
+HELD_OUT_IMAGES = 8
+_HELD_OUT_SEED = 1_000_003
+
+Samples = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class InputRange:
+    """What the user says of the inputs' values; None is read off the model."""
+
+    low_high: tuple[float, float] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A loaded model with its layers and inputs.
+
+    Attributes:
+        path: of the original file.
+        digest: sha256 of the original file, hex.
+        proto: canonical form of the model.
+        inventory: layers and refusals of ``proto``.
+        input_shapes: complete shape of each input.
+        specs: what each input expects.
+        seed: of the synthetic inputs.
+        calibration: real samples by input name, used in place of synthetic ones; None where there are none.
+    """
+
+    path: Path
+    digest: str
+    proto: onnx.ModelProto
+    inventory: Inventory
+    input_shapes: Mapping[str, tuple[int, ...]]
+    specs: tuple[InputSpec, ...]
+    seed: int = 0
+    calibration: Samples | None = None
+
+    @cached_property
+    def serialized(self) -> bytes:
+        """The canonical model, serialized once."""
+        return serialize(self.proto, self.path)
+
+    @cached_property
+    def fit_samples(self) -> Samples:
+        """Samples that factors are fitted to: ``[count, *shape without batch]`` by input."""
+        if self.calibration is not None:
+            return self.calibration
+        return synthetic_inputs(self.specs, FIT_IMAGES, self.seed)
+
+    @cached_property
+    def held_out_samples(self) -> Samples:
+        """Samples that nothing is fitted to; always synthetic."""
+        return synthetic_inputs(self.specs, HELD_OUT_IMAGES, self.seed + _HELD_OUT_SEED)
+
+    @cached_property
+    def held_out_feeds(self) -> list[Feeds]:
+        """The held-out samples as feeds of whole batches."""
+        return list(feeds(self.held_out_samples, self.input_shapes, self.input_shapes))
+
+    @property
+    def timing_feed(self) -> Feeds:
+        """One feed for latency runs."""
+        return self.held_out_feeds[0]
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        return tuple(f"{spec.name}: {line}" for spec in self.specs for line in spec.assumptions)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in all layers."""
+        return int(sum(np.size(layer.weight) for layer in self.inventory.layers))
+
+
+def load_subject(
+    path: Path,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_range: InputRange | None = None,
+    seed: int = 0,
+    calibration: Path | None = None,
+    allow_external: bool = False,
+) -> Subject:
+    """Load a model and find its layers and what its inputs expect.
+
+    Raises:
+        RefusedError: the model cannot be worked on (see its subclasses).
+    """
+    told = input_range or InputRange()
+    loaded = load_model(path, allow_external=allow_external)
+    shapes = resolve_input_shapes(loaded, input_shapes or {})
+    specs = infer_input_specs(loaded, shapes, input_range=told.low_high, mean=told.mean, std=told.std)
+    proto = canonicalize(loaded)
+    samples: Samples | None = None
+    if calibration is not None:
+        from edge_dac.statistics.calibration import load_calibration
+
+        samples = load_calibration(calibration, specs)
+    return Subject(
+        path=path,
+        digest=model_digest(path),
+        proto=proto,
+        inventory=find_layers(proto, shapes),
+        input_shapes=shapes,
+        specs=specs,
+        seed=seed,
+        calibration=samples,
+    )
