@@ -48,19 +48,19 @@ def low_rank(matrices: FloatArray, metric: FloatArray | None = None) -> LowRank:
     transposed = np.swapaxes(matrices, -1, -2)
     if columns <= rows:
         weighted = matrices if metric is None else metric @ matrices
-        energy, basis = _eigenvectors(transposed @ weighted)
+        energy, basis = principal_axes(transposed @ weighted)
         return LowRank(matrices @ basis, np.swapaxes(basis, -1, -2), energy)
     if metric is None:
-        energy, basis = _eigenvectors(matrices @ transposed)
+        energy, basis = principal_axes(matrices @ transposed)
         return LowRank(basis, np.swapaxes(basis, -1, -2) @ matrices, energy)
     root = np.swapaxes(np.linalg.cholesky(metric), -1, -2)
     whitened = root @ matrices
-    energy, basis = _eigenvectors(whitened @ np.swapaxes(whitened, -1, -2))
+    energy, basis = principal_axes(whitened @ np.swapaxes(whitened, -1, -2))
     return LowRank(np.linalg.solve(root, basis), np.swapaxes(basis, -1, -2) @ whitened, energy)
 
 
-def _eigenvectors(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues (largest first, not negative) and eigenvectors (columns) in float64."""
+def principal_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues (largest first, not negative) and eigenvectors (columns, signs fixed) in float64."""
     values, vectors = np.linalg.eigh(gram.astype(np.float64, copy=False))
     values, vectors = values[..., ::-1], vectors[..., ::-1]
     largest = np.argmax(np.abs(vectors), axis=-2, keepdims=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -148,7 +149,9 @@ def test_depthwise_layers_are_refused(name: str, make_layer: Callable[..., ConvL
 
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_a_layer_too_small_to_gain_is_refused(name: str, make_layer: Callable[..., ConvLayer]) -> None:
-    refusal = SCHEMES[name].refuse(make_layer(1, 1, (2, 2)))
+    layer = make_layer(1, 1, (2, 2))
+    layer = replace(layer, attributes=replace(layer.attributes, pads=(0, 0, 0, 0)))
+    refusal = SCHEMES[name].refuse(layer)
     assert refusal is not None
     assert refusal.reason is Reason.NO_GAIN
 
@@ -162,3 +165,33 @@ def test_candidate_ranks_lie_below_the_dense_macs(name: str, make_layer: Callabl
     macs = [scheme.macs(layer, rank) for rank in ranks]
     assert macs == sorted(macs)
     assert macs[-1] < layer.macs
+
+
+@drawn
+@given(layer=layers(), first=st.floats(0, 1), second=st.floats(0, 1))
+def test_tucker_stays_within_the_bound_of_its_start(layer: ConvLayer, first: float, second: float) -> None:
+    """HOOI starts at the HOSVD, whose squared error is at most the sum of the two tails (De Lathauwer et al., 2000)."""
+    if not applicable("tucker", layer):
+        return
+    groups = layer.attributes.groups
+    inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
+    rank = (1 + round(first * (inputs - 1)), 1 + round(second * (outputs - 1)))
+    kernels = layer.weight.reshape(groups, outputs, inputs, -1)
+    tails = 0.0
+    for kernel in kernels:
+        by_input = np.linalg.svd(kernel.transpose(1, 0, 2).reshape(inputs, -1), compute_uv=False)
+        by_output = np.linalg.svd(kernel.reshape(outputs, -1), compute_uv=False)
+        tails += np.square(by_input[rank[0] :]).sum() + np.square(by_output[rank[1] :]).sum()
+    error = SCHEMES["tucker"].decompose(layer).weight_error(rank)
+    assert error <= tails * (1 + 1e-9) + 1e-13 * squared_error(layer, np.zeros_like(layer.weight))
+
+
+@drawn
+@given(layer=layers())
+def test_tucker_error_never_grows_with_rank(layer: ConvLayer) -> None:
+    if not applicable("tucker", layer):
+        return
+    decomposition = SCHEMES["tucker"].decompose(layer)
+    errors = [decomposition.weight_error(rank) for rank in SCHEMES["tucker"].ranks(layer)]
+    slack = 1e-13 * squared_error(layer, np.zeros_like(layer.weight))
+    assert all(later <= earlier * (1 + 1e-9) + slack for earlier, later in pairwise(errors))

@@ -1,0 +1,56 @@
+"""``decoupled``: pointwise, then depthwise; ``dac`` the other way round (Guo et al., "Network Decoupling: From Regular
+to Depthwise Separable Convolutions", BMVC 2018).
+
+The slice of every output channel ``o``, an ``in x taps`` matrix, is cut to rank ``r``: ``W[o] ~ A_o B_o``. The
+pointwise factor computes ``r`` maps for every output, the second factor filters each by itself and adds them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
+from edge_dac.schemes.matrix_scheme import MatrixScheme
+
+
+class Decoupled(MatrixScheme):
+    """1x1 to ``r`` maps an output, then one group an output. Map ``j`` of output ``o`` is channel ``o * r + j``."""
+
+    name = "decoupled"
+    every_rank = True
+
+    def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
+        if math.prod(layer.kernel) == 1:
+            return Reason.KERNEL_SHAPE, "expected a kernel of more than one tap"
+        return None
+
+    def full_rank(self, layer: ConvLayer) -> int:
+        return min(math.prod(layer.kernel), layer.in_channels // layer.attributes.groups)
+
+    def shapes(self, layer: ConvLayer, rank: Rank) -> tuple[FactorShape, ...]:
+        assert isinstance(rank, int)
+        middle = layer.out_channels * rank
+        pointwise = ConvAttributes.pointwise(layer.axes, layer.attributes.groups)
+        return (
+            FactorShape(middle, layer.in_channels, (1,) * layer.axes, pointwise),
+            FactorShape(layer.out_channels, middle, layer.kernel, _per_output(layer)),
+        )
+
+    def matrices(self, kernels: FloatArray) -> FloatArray:
+        return kernels.reshape(*kernels.shape[:3], -1)  # [g, n, c, taps]
+
+    def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
+        groups, outputs, inputs, rank = left.shape
+        pointwise = np.swapaxes(left, -1, -2).reshape(groups * outputs * rank, inputs, *(1,) * layer.axes)
+        filters = right.reshape(groups * outputs, rank, *layer.kernel)
+        return (
+            Factor(pointwise, ConvAttributes.pointwise(layer.axes, groups)),
+            Factor(filters, _per_output(layer)),
+        )
+
+
+def _per_output(layer: ConvLayer) -> ConvAttributes:
+    return replace(layer.attributes, groups=layer.out_channels)
