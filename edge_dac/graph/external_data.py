@@ -19,7 +19,6 @@ from onnx import helper
 
 from edge_dac.errors import ExternalDataError, ModelTooLargeError
 
-
 _BITS_OF_SMALL_TYPES: Final = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 
 

@@ -51,9 +51,9 @@ class _Found:
 def find_layers(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> Inventory:
     """All layers of a model, with sizes at ``input_shapes``.
 
-    Covers ``Conv`` with one or two spatial axes, and ``Gemm`` and ``MatMul`` with a constant matrix, in the main graph and
-    in the graphs of ``If``, ``Loop`` and ``Scan`` nodes. Other forms of convolution and matrix product become refusals;
-    products of two computed matrices are not listed.
+    Covers ``Conv`` with one or two spatial axes, and ``Gemm`` and ``MatMul`` with a constant matrix, in the main graph
+    and in the graphs of ``If``, ``Loop`` and ``Scan`` nodes. Other forms of convolution and matrix product become
+    refusals; products of two computed matrices are not listed.
 
     Raises:
         InputShapeError: the model does not run at ``input_shapes``.

@@ -1,4 +1,7 @@
-"""Reading and writing model files. A model file is untrusted: every way it can be wrong ends in a typed, one-line error."""
+"""Reading and writing model files.
+
+A model file is untrusted: every way it can be wrong ends in a typed, one-line error.
+"""
 
 from __future__ import annotations
 

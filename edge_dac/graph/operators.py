@@ -1,7 +1,7 @@
 """Reading one node as a linear map with constant weights, or saying why it is none.
 
-Conventions of ONNX: ``Conv`` holds ``[out, in/groups, *kernel]`` already; ``MatMul`` multiplies by ``[in, out]`` from the
-right; ``Gemm`` is ``alpha * A' B' + beta * C`` with optional transposition of A and B.
+Conventions of ONNX: ``Conv`` holds ``[out, in/groups, *kernel]`` already; ``MatMul`` multiplies by ``[in, out]`` from
+the right; ``Gemm`` is ``alpha * A' B' + beta * C`` with optional transposition of A and B.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NotALayerError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class LinearNode:
-    """What a node computes: the fields of :class:`edge_dac.convolution.ConvLayer` that do not depend on input shapes."""
+    """What a node computes: those fields of a :class:`ConvLayer` that do not depend on input shapes."""
 
     weight: FloatArray
     bias: FloatArray | None

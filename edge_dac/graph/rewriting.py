@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import onnx
-from onnx import helper
 
 from edge_dac.convolution import ConvLayer
 from edge_dac.errors import VerificationError
 from edge_dac.graph.layers import Inventory
-from edge_dac.graph.scopes import OVERRIDABLE_SINCE_IR, drop_unused, graph_at, unique_name, value_names, walk
+from edge_dac.graph.scopes import drop_unused, scope_at, unique_name, value_names, walk
 
 PLAN_KEY = "edge_dac.plan"
 """Key in the model's ``metadata_props`` under which the plan is recorded."""
@@ -63,12 +63,16 @@ def replace_layers(
     # Innermost graphs and last nodes first, so that the recorded places stay valid.
     for name in sorted(replacements, key=lambda name: _depth_and_index(inventory, name), reverse=True):
         site = inventory.sites[name]
-        graph = graph_at(result, site.path)
-        node = graph.node[site.index]
+        scope = scope_at(result, site.path)
+        node = scope.graph.node[site.index]
         made = replacements[name](layers[name], node.input[0], node.output[0])
         released.update(node.input[1:])
         fresh = _renamed(name, made, node.input[0], node.output[0], values, nodes)
-        _insert(graph, site.index, fresh, declare=not site.path and model.ir_version < OVERRIDABLE_SINCE_IR)
+        del scope.graph.node[site.index]
+        for offset, replacing in enumerate(fresh.nodes):
+            scope.graph.node.insert(site.index + offset, replacing)
+        for tensor in fresh.initializers:
+            scope.add_initializer(tensor)
     drop_unused(result, released - {""})
     _record(result, metadata or {})
     return result
@@ -79,12 +83,12 @@ def _depth_and_index(inventory: Inventory, name: str) -> tuple[int, int]:
     return len(site.path), site.index
 
 
+@dataclass(frozen=True, eq=False)
 class _Fresh:
     """A replacement whose names are free in the model."""
 
-    def __init__(self, nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto]) -> None:
-        self.nodes = nodes
-        self.initializers = initializers
+    nodes: list[onnx.NodeProto]
+    initializers: list[onnx.TensorProto]
 
 
 def _renamed(
@@ -119,19 +123,6 @@ def _renamed(
         copy.name = renamed[tensor.name]
         initializers.append(copy)
     return _Fresh(nodes, initializers)
-
-
-def _insert(graph: onnx.GraphProto, index: int, fresh: _Fresh, *, declare: bool) -> None:
-    """Put ``fresh`` at ``index``; ``declare`` its constants as graph inputs, as IR versions before 4 demand."""
-    del graph.node[index]
-    for offset, node in enumerate(fresh.nodes):
-        graph.node.insert(index + offset, node)
-    graph.initializer.extend(fresh.initializers)
-    if declare:
-        graph.input.extend(
-            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            for tensor in fresh.initializers
-        )
 
 
 def _record(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

@@ -85,6 +85,14 @@ class Scope:
         node = owner._producers.get(name)
         return None if node is None or not is_default_domain(node) else owner._computed_constant(node)
 
+    def add_initializer(self, tensor: onnx.TensorProto) -> None:
+        """Add a constant to the graph, declared as an input where old IR versions demand that."""
+        self.graph.initializer.append(tensor)
+        self._initializers[tensor.name] = tensor
+        if not self.path and self.ir_version < OVERRIDABLE_SINCE_IR:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            self.graph.input.append(value)
+
     def _owner(self, name: str) -> Scope | None:
         scope: Scope | None = self
         while scope is not None:
@@ -147,12 +155,13 @@ def _walk(scope: Scope) -> Iterator[Scope]:
             yield from _walk(Scope(graph, scope.ir_version, (*scope.path, (index, name)), scope))
 
 
-def graph_at(model: onnx.ModelProto, path: GraphPath) -> onnx.GraphProto:
+def scope_at(model: onnx.ModelProto, path: GraphPath) -> Scope:
     """The graph that ``path`` leads to."""
-    graph = model.graph
-    for index, attribute_name in path:
-        graph = dict(inner_graphs(graph.node[index]))[attribute_name]
-    return graph
+    scope = Scope(model.graph, model.ir_version)
+    for index, name in path:
+        graph = dict(inner_graphs(scope.graph.node[index]))[name]
+        scope = Scope(graph, model.ir_version, (*scope.path, (index, name)), scope)
+    return scope
 
 
 def count_uses(model: onnx.ModelProto) -> Counter[str]:

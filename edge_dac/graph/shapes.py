@@ -129,10 +129,15 @@ def _resolve(name: str, declared: Shape, requested: Sequence[int] | None) -> tup
         if extent is None and axis > 0:
             raise InputShapeError(
                 f"input {name!r}: axis {axis} of {_text(declared)} is open; give it, for example "
-                f"--shape {name}={','.join('1' if e is None and a == 0 else str(e or 224) for a, e in enumerate(declared))}"
+                f"--shape {name}={_example(declared)}"
             )
         resolved.append(1 if extent is None else int(extent))
     return tuple(resolved)
+
+
+def _example(declared: Shape) -> str:
+    open_extents = (1, *(224 for _ in declared[1:]))
+    return ",".join(str(fixed or example) for fixed, example in zip(declared, open_extents, strict=True))
 
 
 def _text(shape: Shape) -> str:
@@ -180,7 +185,8 @@ def _skeleton(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int | 
             _set_shape(graph.input[-1], input_shapes[value.name])
     for value in model.graph.output:
         graph.output.add().CopyFrom(value)
-        graph.output[-1].type.tensor_type.ClearField("shape") if value.type.HasField("tensor_type") else None
+        if value.type.HasField("tensor_type"):
+            graph.output[-1].type.tensor_type.ClearField("shape")
     declared = {value.name for value in graph.input}
     for tensor in model.graph.initializer:
         if int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL_TENSOR_ELEMENTS:
