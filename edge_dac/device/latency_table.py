@@ -7,11 +7,10 @@ one made on another device, or under another version of ONNX Runtime, is ignored
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from edge_dac.convolution import ConvLayer, Rank
+from edge_dac.files import write_atomically
 
 TABLE_FORMAT = 1
 
@@ -82,13 +81,4 @@ class LatencyTable:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": TABLE_FORMAT, "fingerprint": self.fingerprint, "ratios": self._ratios}
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".latency-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(self.path, json.dumps(content).encode())

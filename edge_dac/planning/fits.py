@@ -50,21 +50,37 @@ def fit_layers(
     layers = [layer for layer in subject.inventory.layers if wanted.get(layer.name)]
     by_name = {layer.name: layer for layer in layers}
     fitting = collect_moments(
-        subject.proto, subject.inventory, subject.fit_samples, layers=list(by_name), seed=subject.seed, threads=threads
+        subject.proto, layers, subject.fit_samples, subject.input_shapes, seed=subject.seed, threads=threads
     )
     held_out = collect_moments(
         subject.proto,
-        subject.inventory,
+        layers,
         subject.held_out_samples,
-        layers=list(by_name),
+        subject.input_shapes,
         patches_per_layer=HELD_OUT_PATCHES,
         seed=subject.seed + 1,
         threads=threads,
     )
-    for done, ((name, moments), (_, held_out_moments)) in enumerate(zip(fitting, held_out, strict=True)):
-        progress(Progress("fit", done / len(layers), name))
+    for name, moments, held_out_moments in _aligned(fitting, held_out, list(by_name)):
+        progress(Progress("fit", list(by_name).index(name) / len(layers), name))
         yield name, _fit_layer(by_name[name], wanted[name], moments, held_out_moments)
     progress(Progress("fit", 1.0, f"{len(layers)} layers"))
+
+
+def _aligned(
+    left: Iterator[tuple[str, Moments]], right: Iterator[tuple[str, Moments]], order: Sequence[str]
+) -> Iterator[tuple[str, Moments, Moments]]:
+    """Layers that have moments on both sides: one that saw numbers that are not finite is missing on its side only."""
+    position = {name: index for index, name in enumerate(order)}
+    first, second = next(left, None), next(right, None)
+    while first is not None and second is not None:
+        if first[0] == second[0]:
+            yield first[0], first[1], second[1]
+            first, second = next(left, None), next(right, None)
+        elif position[first[0]] < position[second[0]]:
+            first = next(left, None)
+        else:
+            second = next(right, None)
 
 
 def _fit_layer(

@@ -90,7 +90,7 @@ class Subject:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        return tuple(f"{spec.name}: {line}" for spec in self.specs for line in spec.assumptions)
+        return tuple(line for spec in self.specs for line in spec.assumptions)
 
     @property
     def parameters(self) -> int:

@@ -1,0 +1,101 @@
+"""``edge-dac inspect MODEL``: its layers, what they cost here, and what could be done with them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edge_dac.cli.arguments import add_json, add_model, add_shapes, add_threads, parse_shapes
+from edge_dac.cli.output import print_json, print_table
+from edge_dac.convolution import ConvLayer
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("inspect", help="layers: shape, MACs, measured ms, schemes that apply or the refusal")
+    add_model(parser)
+    add_shapes(parser)
+    add_threads(parser)
+    add_json(parser)
+    parser.add_argument("--no-timing", action="store_true", help="do not run the model")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from edge_dac.planning.probing import measure_original
+    from edge_dac.planning.subject import load_subject
+
+    subject = load_subject(arguments.model, input_shapes=parse_shapes(arguments.shape))
+    original = None
+    if not arguments.no_timing:
+        original = measure_original(
+            subject.serialized, subject.proto, subject.inventory, subject.timing_feed, arguments.threads
+        )
+    spent = original.layer_ms if original else {}
+    layers = [_describe(layer, spent.get(layer.name)) for layer in subject.inventory.layers]
+    refusals = [
+        {"layer": refusal.subject, "reason": str(refusal.reason), "message": refusal.message}
+        for refusal in subject.inventory.refusals
+    ]
+    if arguments.json:
+        print_json(
+            {
+                "model": str(arguments.model),
+                "digest": subject.digest,
+                "input_shapes": subject.input_shapes,
+                "latency_ms": original.model_ms if original else None,
+                "macs": sum(layer.macs for layer in subject.inventory.layers),
+                "layers": layers,
+                "refused": refusals,
+                "assumptions": subject.assumptions,
+            }
+        )
+        return 0
+    title = f"{arguments.model.name}: {len(layers)} layers, {len(refusals)} refused"
+    if original:
+        title += f", {original.model_ms:.2f} ms"
+    columns = ("layer", "operator", "weight", "stride", "groups", "input", "MMACs", "ms", "schemes")
+    print_table(title, columns, [_row(entry) for entry in layers])
+    if refusals:
+        print_table("Left as they are", ("layer", "reason", "message"), [tuple(r.values()) for r in refusals])
+    for assumption in subject.assumptions:
+        print(f"assumed: {assumption}")
+    return 0
+
+
+def _describe(layer: ConvLayer, latency_ms: float | None) -> dict[str, Any]:
+    from edge_dac.schemes import SCHEMES
+
+    refused = {name: scheme.refuse(layer) for name, scheme in SCHEMES.items()}
+    return {
+        "layer": layer.name,
+        "operator": layer.operator,
+        "weight": list(layer.weight.shape),
+        "strides": list(layer.attributes.strides),
+        "groups": layer.attributes.groups,
+        "input_size": list(layer.input_size),
+        "macs": layer.macs,
+        "latency_ms": latency_ms,
+        "schemes": [name for name, refusal in refused.items() if refusal is None],
+        "refused": {
+            name: {"reason": str(refusal.reason), "message": refusal.message}
+            for name, refusal in refused.items()
+            if refusal is not None
+        },
+    }
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    latency_ms = entry["latency_ms"]
+    useful = [name for name in entry["schemes"] if name != "dense"]
+    reason = next((f"none: {r['message']}" for name, r in entry["refused"].items() if name != "dense"), "none")
+    return (
+        entry["layer"],
+        entry["operator"],
+        "x".join(map(str, entry["weight"])),
+        "x".join(map(str, entry["strides"])) or "-",
+        str(entry["groups"]),
+        "x".join("?" if extent is None else str(extent) for extent in entry["input_size"]) or "-",
+        f"{entry['macs'] / 1e6:.2f}",
+        "-" if latency_ms is None else f"{latency_ms:.3f}",
+        " ".join(useful) or reason,
+    )
