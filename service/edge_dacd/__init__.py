@@ -11,7 +11,7 @@ Where the parts meet
     ``name``, ``source`` (:class:`models.ModelSource`: path of the original ONNX file, shapes, budget), ``digest`` of
     the original, ``inputs``/``outputs`` (:class:`tensors.TensorSpec`).
     ``active`` is the :class:`runtime.Runtime` that computes now; ``swap(runtime)`` replaces it atomically and returns
-    the one before. Requests in flight end on the runtime they started on; the old one is released with its last request.
+    the one before. Requests in flight end on the runtime they started on; the old one goes with the last of them.
     ``register(runtime)`` / ``unregister(point_id)`` / ``registered``: further loaded points that a single request may
     wish for (request parameters ``max_latency_ms`` and ``max_error``; ``runtime_for`` is the rule).
     ``statistics.subscribe(observer)``: ``observer(Observation)`` after every answered request, on its thread, with
