@@ -66,6 +66,7 @@ class Generation:
 @dataclass(slots=True)
 class _Contents:
     model_digest: str = ""
+    configured_budget: Mapping[str, Any] | None = None
     last_number: int = 0
     sequence: int = 0
     generations: list[Generation] = field(default_factory=list)
@@ -117,6 +118,11 @@ class GenerationJournal:
         return self._contents.model_digest
 
     @property
+    def configured_budget(self) -> Mapping[str, Any] | None:
+        """The budget that stood in the daemon's configuration when it last made a generation."""
+        return self._contents.configured_budget
+
+    @property
     def referenced_points(self) -> frozenset[str]:
         """Digests of every operating point that a kept generation needs."""
         return frozenset(point for one in self._contents.generations for point in one.points)
@@ -126,9 +132,13 @@ class GenerationJournal:
         matches = (one for one in self._contents.generations if one.idempotency_key == idempotency_key)
         return next(matches, None) if idempotency_key else None
 
-    def accept(self, request: Generation) -> Generation:
-        """Make ``request`` durable as the pending generation, numbered anew; one that was pending has failed."""
-        contents = self._contents
+    def accept(self, request: Generation, **noted: Any) -> Generation:
+        """Make ``request`` durable as the pending generation, numbered anew; one that was pending has failed.
+
+        Args:
+            noted: ``configured_budget``, where the request comes from the daemon's configuration.
+        """
+        contents = replace(self._contents, **noted)
         number = contents.last_number + 1
         accepted = replace(request, number=number, state=State.PENDING)
         generations = [
@@ -181,7 +191,13 @@ class GenerationJournal:
             Generation(**{**one, "state": State(one["state"]), "points": tuple(one["points"])})
             for one in values["generations"]
         ]
-        return _Contents(values["model_digest"], values["last_number"], values["sequence"], generations)
+        return _Contents(
+            values["model_digest"],
+            values["configured_budget"],
+            values["last_number"],
+            values["sequence"],
+            generations,
+        )
 
 
 def _kept(generations: list[Generation]) -> list[Generation]:
