@@ -112,7 +112,7 @@ class InferenceServicer:
         except Exception as error:
             status = explain(error)
             model.statistics.failed(status.code.name, time.perf_counter_ns() - started)
-            _log.info(
+            _log.debug(
                 "refused",
                 extra={
                     "request_id": request.message.id,

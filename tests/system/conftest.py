@@ -207,3 +207,15 @@ def configuration(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 def daemon(start_daemon: StartDaemon, configuration: Path) -> DaemonProcess:
     """A daemon that serves every model of ``model_folder``, shared by the tests of a module."""
     return start_daemon("--config", configuration).wait_ready()
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., Any]:
+    """:func:`wait_until`."""
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def make_add_sub() -> Callable[[Path, int], Path]:
+    """:func:`add_sub`."""
+    return add_sub

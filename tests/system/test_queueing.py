@@ -1,0 +1,133 @@
+"""Lines before the executor: bounded, by priority, with deadlines; and what the metrics say of them."""
+
+from __future__ import annotations
+
+import queue
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+FOREVER = 10_000_000
+EXHAUSTED, EXPIRED = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def request(iterations: int, **parameters: int) -> Any:
+    result = service_pb2.ModelInferRequest(model_name="slow")
+    result.inputs.add(name="iterations", datatype="INT64", shape=[1]).contents.int64_contents.append(iterations)
+    for name, value in parameters.items():
+        result.parameters[name].int64_param = value
+    return result
+
+
+class Metrics:
+    def __init__(self, daemon: Any) -> None:
+        self._url = f"http://{daemon.logged('metrics')[0]['address']}/metrics"
+
+    def read(self) -> dict[str, float]:
+        with urllib.request.urlopen(self._url, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    def waiting(self) -> float:
+        return self.read()['edge_dac_waiting_requests{model="slow"}']
+
+    def running(self) -> float:
+        return self.read()["edge_dac_running_requests"]
+
+
+@pytest.fixture(scope="module")
+def daemon(start_daemon: Any, configuration: Any) -> Any:
+    return start_daemon("--config", configuration, "--metrics-listen", "127.0.0.1:0").wait_ready()
+
+
+@pytest.fixture
+def metrics(daemon: Any) -> Metrics:
+    return Metrics(daemon)
+
+
+@pytest.fixture
+def stub(daemon: Any) -> Iterator[Any]:
+    with grpc.insecure_channel(daemon.address) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def busy(stub: Any, metrics: Metrics, wait: Any) -> Iterator[Any]:
+    """A run that goes on until it is cancelled."""
+    call = stub.ModelInfer.future(request(FOREVER), timeout=60)
+    wait(lambda: metrics.running() == 1, "the run has started")
+    yield call
+    call.cancel()
+    wait(lambda: metrics.running() == 0 and metrics.waiting() == 0, "everything has left")
+
+
+def test_full_line_is_refused_at_once(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
+    waiting = [stub.ModelInfer.future(request(1), timeout=60) for _ in range(2)]
+    wait(lambda: metrics.waiting() == 2, "two wait")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(request(1), timeout=60)
+    assert caught.value.code() is EXHAUSTED
+    assert "model 'slow': expected at most 2 waiting requests" in caught.value.details()
+    busy.cancel()
+    assert [call.result(timeout=20).model_name for call in waiting] == ["slow", "slow"]
+
+
+def test_urgent_requests_go_first(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
+    finished: queue.Queue[str] = queue.Queue()
+    for waiting, (name, priority) in enumerate((("patient", 5), ("urgent", 1)), start=1):
+        call = stub.ModelInfer.future(request(50, priority=priority), timeout=60)
+        call.add_done_callback(lambda _, name=name: finished.put(name))
+        wait(lambda waiting=waiting: metrics.waiting() == waiting, f"{name} waits")
+    busy.cancel()
+    assert [finished.get(timeout=20) for _ in range(2)] == ["urgent", "patient"]
+
+
+def test_expired_requests_are_never_started(stub: Any, busy: Any, metrics: Metrics) -> None:
+    runs = metrics.read().get('edge_dac_batch_size_total{model="slow",size="1"}', 0)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(request(1, timeout=50_000), timeout=60)
+    assert caught.value.code() is EXPIRED
+    assert "before the run could start" in caught.value.details()
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(request(1), timeout=0.05)
+    assert caught.value.code() is EXPIRED
+    assert metrics.read().get('edge_dac_batch_size_total{model="slow",size="1"}', 0) == runs
+
+
+def test_cancelled_requests_leave_the_line(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
+    call = stub.ModelInfer.future(request(1), timeout=60)
+    wait(lambda: metrics.waiting() == 1, "it waits")
+    call.cancel()
+    wait(lambda: metrics.waiting() == 0, "it has left")
+    assert metrics.running() == 1
+
+
+def test_other_models_have_their_own_line(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
+    waiting = [stub.ModelInfer.future(request(1), timeout=60) for _ in range(2)]
+    wait(lambda: metrics.waiting() == 2, "the line of slow is full")
+    other = service_pb2.ModelInferRequest(model_name="int64")
+    other.inputs.add(name="INPUT0", datatype="INT64", shape=[1]).contents.int64_contents.append(7)
+    call = stub.ModelInfer.future(other, timeout=60)
+    busy.cancel()
+    assert call.result(timeout=20).model_name == "int64"
+    assert all(call.result(timeout=20) for call in waiting)
+
+
+def test_metrics_agree_with_the_statistics(stub: Any, metrics: Metrics) -> None:
+    for _ in range(3):
+        stub.ModelInfer(request(1), timeout=20)
+    with pytest.raises(grpc.RpcError):
+        stub.ModelInfer(service_pb2.ModelInferRequest(model_name="slow"), timeout=20)
+    statistics = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="slow"), timeout=20).model_stats[0]
+    read = metrics.read()
+    assert read['edge_dac_request_seconds_count{model="slow"}'] == statistics.inference_count >= 3
+    assert read['edge_dac_request_seconds_bucket{model="slow",le="+Inf"}'] == statistics.inference_count
+    failures = sum(value for name, value in read.items() if name.startswith("edge_dac_failures_total"))
+    assert failures == statistics.inference_stats.fail.count > 0
+    seconds = statistics.inference_stats.compute_infer.ns / 1e9
+    assert read['edge_dac_compute_seconds_sum{model="slow"}'] == pytest.approx(seconds)
+    assert read["process_resident_memory_bytes"] > 0
