@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from edge_dac.convolution import ConvLayer, Factorization
@@ -18,7 +20,8 @@ from edge_dac.lowerings import LOWERINGS, LoweredLayer
 from edge_dac.planning.candidates import Candidate
 from edge_dac.planning.plan import Plan
 from edge_dac.planning.subject import Subject
-from edge_dac.statistics.output_error import output_error
+from edge_dac.statistics.execution import extract
+from edge_dac.statistics.output_error import comparable_tensors, output_error
 
 
 
@@ -42,10 +45,10 @@ class Built:
         return self.comparison.ratio(1)
 
 
-def build_model(subject: Subject, chosen: Mapping[str, tuple[Candidate, Factorization]]) -> bytes:
-    """The subject with the chosen layers replaced, serialized."""
+def build_model(subject: Subject, chosen: Mapping[str, tuple[Candidate, Factorization]]) -> onnx.ModelProto:
+    """The subject with the chosen layers replaced."""
     replacements = {name: _replacement(candidate, factors) for name, (candidate, factors) in chosen.items()}
-    return serialize(replace_layers(subject.proto, subject.inventory, replacements), subject.path)
+    return replace_layers(subject.proto, subject.inventory, replacements)
 
 
 def _replacement(
@@ -82,37 +85,44 @@ class Verifier:
         self._threads = threads
         self._time_budget_s = time_budget_s
         self.original = open_session(subject.serialized, session_options(threads))
-        self._references = [self.original.run(None, feed) for feed in subject.held_out_feeds]
+        self._tensors = comparable_tensors(subject.proto)
+        self._references = self._answers(subject.proto)
 
-    def error(self, model: bytes) -> float:
-        """Relative error of a model's outputs on the held-out samples."""
-        return self._error(open_session(model, session_options(self._threads)))
+    def error(self, model: onnx.ModelProto) -> float:
+        """Relative squared error of a model's outputs on the held-out samples.
 
-    def _error(self, session: object) -> float:
+        Raises:
+            VerificationError: an output has another shape than the original's, or is not finite.
+        """
         errors = []
-        for feed, reference in zip(self._subject.held_out_feeds, self._references, strict=True):
-            outputs = session.run(None, feed)  # type: ignore[attr-defined]
-            for expected, got in zip(reference, outputs, strict=True):
-                if np.shape(expected) != np.shape(got):
-                    raise VerificationError(f"output: expected shape {np.shape(expected)}, got {np.shape(got)}")
-            errors.append(output_error(reference, outputs))
+        for reference, answer in zip(self._references, self._answers(model), strict=True):
+            for name, expected, got in zip(self._tensors, reference, answer, strict=True):
+                if expected.shape != got.shape:
+                    raise VerificationError(f"{name}: expected shape {expected.shape}, got {got.shape}")
+            errors.append(output_error(reference, answer))
         error = float(np.mean(errors))
         if not np.isfinite(error):
             raise VerificationError("the rewritten model answers with numbers that are not finite")
         return error
 
-    def measure(self, model: bytes, *, precision: float = 0.01) -> Built:
+    def _answers(self, model: onnx.ModelProto) -> list[list[npt.NDArray[Any]]]:
+        session = open_session(serialize(extract(model, self._tensors)), session_options(self._threads))
+        names = [value.name for value in session.get_inputs()]
+        return [session.run(None, {name: feed[name] for name in names}) for feed in self._subject.held_out_feeds]
+
+    def measure(self, model: onnx.ModelProto, *, precision: float = 0.01) -> Built:
         """Outputs and latency of a model.
 
         Raises:
             VerificationError: its outputs have other shapes or are not finite.
         """
-        session = open_session(model, session_options(self._threads))
-        error = self._error(session)
+        error = self.error(model)
+        content = serialize(model, self._subject.path)
+        session = open_session(content, session_options(self._threads))
         comparison = compare(
             [self.original, session],
             self._subject.timing_feed,
             precision=precision,
             time_budget_s=self._time_budget_s,
         )
-        return Built(model, error, comparison)
+        return Built(content, error, comparison)

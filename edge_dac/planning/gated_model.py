@@ -20,6 +20,7 @@ from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LOWERINGS
 from edge_dac.lowerings.lowering import LoweredLayer
+from edge_dac.statistics.execution import extract
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -31,6 +32,7 @@ class GatedModel:
         proto: canonical model.
         inventory: its layers.
         factorizations: what stands behind the gate of each layer (by layer name).
+        tensors: what to compute.
         threads: intra-op threads.
     """
 
@@ -39,21 +41,22 @@ class GatedModel:
         proto: onnx.ModelProto,
         inventory: Inventory,
         factorizations: Mapping[str, Factorization],
+        tensors: Sequence[str],
         threads: int,
     ) -> None:
         self._gates = {name: f"{name}/gate" for name in factorizations}
         replacements = {name: self._replacement(factorization) for name, factorization in factorizations.items()}
-        gated = replace_layers(proto, inventory, replacements)
+        gated = extract(replace_layers(proto, inventory, replacements), tensors)
         # A constant that is declared as an input may be overridden by the caller, and is not folded.
         for gate in self._gates.values():
             gated.graph.input.append(onnx.helper.make_tensor_value_info(gate, onnx.TensorProto.BOOL, []))
         self._session = open_session(gated.SerializeToString(), session_options(threads))
 
     def run(self, feeds: Feeds, active: Iterable[str] = ()) -> Arrays:
-        """Outputs with the factorizations of the ``active`` layers in place, the original elsewhere."""
+        """The tensors with the factorizations of the ``active`` layers in place, the original elsewhere."""
         gates = {self._gates[name]: np.array(True) for name in active}
-        outputs: Arrays = self._session.run(None, {**feeds, **gates})
-        return outputs
+        values: Arrays = self._session.run(None, {**feeds, **gates})
+        return values
 
     def _replacement(self, factorization: Factorization) -> Callable[[ConvLayer, str, str], LoweredLayer]:
         def replace(layer: ConvLayer, input_name: str, output_name: str) -> LoweredLayer:

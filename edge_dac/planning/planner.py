@@ -23,7 +23,7 @@ from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 from edge_dac.schemes import SCHEMES
 
-DEFAULT_SCHEMES = ("dac", "spatial", "channel", "tucker")
+DEFAULT_SCHEMES = ("dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
 """Layers below this share of the model's time are not approximated: nothing could be gained."""
 TOLERANCE = 0.02

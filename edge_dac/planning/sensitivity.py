@@ -11,12 +11,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edge_dac.device.probes import Feeds
 from edge_dac.planning.candidates import Candidate
 from edge_dac.planning.fits import Fit
 from edge_dac.planning.gated_model import GatedModel
 from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback
-from edge_dac.statistics.output_error import output_error
+from edge_dac.statistics.output_error import comparable_tensors, output_error
 
 REFERENCE_ERROR = 0.06
 """Layer error near which the slope is taken: large enough to stand out, small enough to be near linear."""
@@ -32,8 +33,7 @@ def measure_slopes(
 ) -> dict[str, float]:
     """Output error per layer error, by layer name.
 
-    Layers take turns over the held-out samples until all samples are used or the time is over; every layer sees the same
-    samples, and at least one.
+    All layers see the same held-out samples: as many as the time allows.
     """
     probes = {
         name: min(entries.values(), key=lambda fit: abs(np.log(max(fit.error, 1e-12) / REFERENCE_ERROR)))
@@ -42,18 +42,27 @@ def measure_slopes(
     }
     if not probes:
         return {}
-    gated = GatedModel(
-        subject.proto, subject.inventory, {name: fit.factorization for name, fit in probes.items()}, threads
-    )
-    errors: dict[str, list[float]] = {name: [] for name in probes}
-    deadline = time.monotonic() + time_budget_s
-    feeds = subject.held_out_feeds
-    for used, feed in enumerate(feeds):
-        if used and time.monotonic() > deadline:
-            break
-        reference = gated.run(feed)
-        for done, name in enumerate(probes):
-            errors[name].append(output_error(reference, gated.run(feed, [name])))
-            progress(Progress("sensitivity", (used + done / len(probes)) / len(feeds), name))
+    tensors = comparable_tensors(subject.proto)
+    factorizations = {name: fit.factorization for name, fit in probes.items()}
+    gated = GatedModel(subject.proto, subject.inventory, factorizations, tensors, threads)
+    batches = _affordable_feeds(subject, gated, len(probes), time_budget_s)
+    references = [gated.run(batch) for batch in batches]
+    slopes: dict[str, float] = {}
+    for done, (name, fit) in enumerate(probes.items()):
+        progress(Progress("sensitivity", done / len(probes), name))
+        errors = [
+            output_error(reference, gated.run(batch, [name]))
+            for batch, reference in zip(batches, references, strict=True)
+        ]
+        slopes[name] = float(np.mean(errors)) / max(fit.error, 1e-12)
     progress(Progress("sensitivity", 1.0, f"{len(probes)} layers"))
-    return {name: float(np.mean(errors[name])) / max(fit.error, 1e-12) for name, fit in probes.items()}
+    return slopes
+
+
+def _affordable_feeds(subject: Subject, gated: GatedModel, layers: int, time_budget_s: float) -> list[Feeds]:
+    """As many held-out feeds as all layers can be run on in the time, at least one."""
+    gated.run(subject.timing_feed)
+    begin = time.perf_counter()
+    gated.run(subject.timing_feed)
+    run_s = time.perf_counter() - begin
+    return subject.held_out_feeds[: max(1, int(time_budget_s / (layers * run_s)))]
