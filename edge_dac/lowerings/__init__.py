@@ -6,9 +6,22 @@ from edge_dac.lowerings.branch_sum import BranchSum
 from edge_dac.lowerings.concat import Concat
 from edge_dac.lowerings.direct import Direct, Multiplier
 from edge_dac.lowerings.lowering import LoweredLayer, Lowering
+from edge_dac.lowerings.winograd import Winograd
 
 LOWERINGS: dict[str, Lowering] = {
-    lowering.name: lowering for lowering in (Direct(), Multiplier(), Concat(), BranchSum())
+    lowering.name: lowering
+    for lowering in (
+        Direct(),
+        Multiplier(),
+        Concat(),
+        BranchSum(),
+        Winograd("winograd2", size=4),
+        Winograd("winograd4", size=6),
+        Winograd("winograd6", size=8),
+        Winograd("winograd2_packed", size=4, packed=True),
+        Winograd("winograd4_packed", size=6, packed=True),
+        Winograd("winograd6_packed", size=8, packed=True),
+    )
 }
 
 __all__ = ["LOWERINGS", "LoweredLayer", "Lowering"]

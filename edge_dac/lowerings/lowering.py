@@ -27,7 +27,9 @@ class LoweredLayer:
 class Lowering(Protocol):
     """One way to write a chain of factors. All lowerings of a factorization compute the same function."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name in plans and on the command line."""
 
     def refuse(self, layer: ConvLayer, chain: tuple[FactorShape, ...]) -> Refusal | None:
         """Why this lowering does not apply to a chain in the place of ``layer``, or None."""

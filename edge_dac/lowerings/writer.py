@@ -23,11 +23,11 @@ class Writer:
     def __init__(self, layer: ConvLayer) -> None:
         self._layer = layer
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: list[onnx.TensorProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
 
     def finish(self) -> LoweredLayer:
         """All that was written."""
-        return LoweredLayer(self._nodes, self._initializers)
+        return LoweredLayer(self._nodes, list(self._initializers.values()))
 
     def constant(self, suffix: str, values: FloatArray) -> str:
         """A constant in the layer's dtype."""
@@ -36,6 +36,10 @@ class Writer:
     def integers(self, suffix: str, values: tuple[int, ...] | list[int]) -> str:
         """An int64 constant: a shape, axes or bounds."""
         return self._initializer(suffix, np.asarray(values, dtype=np.int64))
+
+    def indices(self, suffix: str, values: npt.NDArray[np.integer[Any]]) -> str:
+        """An int32 constant: many indices for ``Gather``."""
+        return self._initializer(suffix, np.ascontiguousarray(values, dtype=np.int32))
 
     def node(self, operator: str, suffix: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
         """A node with one output."""
@@ -112,9 +116,17 @@ class Writer:
         """The sum of two tensors."""
         return self.node("Add", suffix, [left, right], output)
 
-    def reshape(self, suffix: str, source: str, shape: tuple[int, ...], output: str | None = None) -> str:
-        """A new shape; 0 keeps the dimension of the same place."""
-        return self.node("Reshape", suffix, [source, self.integers(f"{suffix}/shape", shape)], output)
+    def reshape(self, suffix: str, source: str, shape: tuple[int, ...]) -> str:
+        """A new shape; one dimension may be -1."""
+        return self.node("Reshape", suffix, [source, self.integers(f"{suffix}/shape", shape)])
+
+    def split(self, suffix: str, source: str, count: int, axis: int) -> list[str]:
+        """``count`` equal parts along ``axis``."""
+        name = f"{self._layer.name}/{suffix}"
+        parts = [f"{name}/output{part}" for part in range(count)]
+        attributes: dict[str, Any] = {"num_outputs": count} if self._layer.opset >= 18 else {}
+        self._nodes.append(helper.make_node("Split", [source], parts, name=name, axis=axis, **attributes))
+        return parts
 
     def _product(
         self, suffix: str, source: str, weight: FloatArray, bias: FloatArray | None, output: str | None
@@ -131,6 +143,8 @@ class Writer:
         return self.add(f"{suffix}/add", product, self.constant(f"{suffix}/bias", bias), output)
 
     def _initializer(self, suffix: str, values: npt.NDArray[Any]) -> str:
+        """Constants of one name are one constant: strips share theirs."""
         name = f"{self._layer.name}/{suffix}"
-        self._initializers.append(numpy_helper.from_array(values, name))
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(values, name)
         return name

@@ -1,0 +1,225 @@
+"""Winograd's minimal filtering in standard ONNX operators: exact algebra, fewer products.
+
+A stride-1 convolution over a map of known size becomes, with channels last (``N`` images, ``T`` tiles, ``s`` products
+and ``m`` outputs of a tile along an axis; ``F(m x m, k x k)``)::
+
+    x [N, c, H, W]
+      Transpose, Pad by one zero pixel   [N, H*W + 1, c]
+      Gather overlapping windows         [N, s*s, T, c]     all padding, dilation and overlap is in the indices
+      MatMul B^T, once for each axis     [N, s*s, T, c]
+      MatMul kernels [s*s, c, n]         [N, s*s, T, n]     where the time goes
+      MatMul A^T, once for each axis     [N, m*m, T, n]
+      Gather pixels                      [N, H', W', n]
+      Transpose                          [N, n, H', W']
+
+Each ``Gather`` moves rows of whole channels, so it runs at the speed of a copy. The two ``Transpose`` are those that
+ONNX Runtime merges with its own layout changes, or cancels between neighbours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_dac.convolution import ConvLayer, Factor, Factorization, FactorShape, FloatArray, Reason, Refusal, SpatialSize
+from edge_dac.lowerings.cook_toom import Transform, cook_toom
+from edge_dac.lowerings.lowering import LoweredLayer
+from edge_dac.lowerings.tiling import Tiling, begin_pad, tile_axis, tile_map
+from edge_dac.lowerings.writer import Writer
+
+MIN_OPSET = 11
+"""``Pad`` takes its pads as an input from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Winograd:
+    """Writes every stride-1 factor with a wide enough kernel axis by minimal filtering, the others directly.
+
+    Attributes:
+        name: of the lowering; says ``m`` for a kernel extent of 3.
+        size: products of a tile along an axis, ``s = m + k - 1``; the tile ``m`` shrinks as the kernel extent k grows.
+        packed: one ``MatMul`` with a constant matrix for each of the ``s * s`` products, which ONNX Runtime packs when
+            it loads the model, instead of one batched ``MatMul``, whose matrices it packs in every run.
+        strip: where above 0, largest number of tiles that go through the transforms together.
+    """
+
+    name: str
+    size: int
+    packed: bool = False
+    strip: int = 0
+
+    def refuse(self, layer: ConvLayer, chain: tuple[FactorShape, ...]) -> Refusal | None:
+        """Applies where the size is fixed, in float32, if any factor of the chain has stride 1 and a kernel to tile."""
+        if layer.operator != "Conv" or layer.axes not in (1, 2):
+            message = f"needs a convolution over 1 or 2 axes, got {layer.operator} over {layer.axes}"
+            return Refusal(layer.name, Reason.UNSUPPORTED_OPERATOR, message)
+        if np.dtype(layer.dtype) != np.float32:
+            message = f"needs float32, got {np.dtype(layer.dtype).name}: the transforms lose too many digits"
+            return Refusal(layer.name, Reason.UNSUPPORTED_TYPE, message)
+        if layer.opset < MIN_OPSET:
+            message = f"needs operator set {MIN_OPSET} or newer, got {layer.opset}"
+            return Refusal(layer.name, Reason.UNSUPPORTED_OPERATOR, message)
+        if None in layer.input_size or not layer.static_size:
+            return Refusal(layer.name, Reason.UNKNOWN_SPATIAL_SIZE, "needs an input whose height and width are fixed")
+        refusals = [self._refuse_factor(layer, shape) for shape in chain]
+        if None in refusals:
+            return None
+        return max(
+            (refusal for refusal in refusals if refusal), key=lambda refusal: refusal.reason != Reason.KERNEL_SHAPE
+        )
+
+    def lower(self, layer: ConvLayer, factorization: Factorization, input_name: str, output_name: str) -> LoweredLayer:
+        """Factor after factor; the bias in the last."""
+        writer = Writer(layer)
+        source, size = input_name, layer.input_size
+        last = len(factorization.factors) - 1
+        for index, factor in enumerate(factorization.factors):
+            bias = factorization.bias if index == last else None
+            output = output_name if index == last else None
+            if self._refuse_factor(layer, factor.shape) is None:
+                written = _WinogradFactor(self, writer, f"factor{index}", factor, size, bias)
+                source = written.write(source, output)
+            else:
+                source = writer.chain(source, (factor,), index, bias, output)
+            size = factor.attributes.output_size(factor.shape.kernel, size)
+        return writer.finish()
+
+    def _refuse_factor(self, layer: ConvLayer, shape: FactorShape) -> Refusal | None:
+        attributes = shape.attributes
+        if max(shape.kernel) == 1 or any(extent > 1 and self.size - extent < 1 for extent in shape.kernel):
+            message = f"needs kernel extents of 1 to {self.size - 1}, one above 1, got {shape.kernel}"
+            return Refusal(layer.name, Reason.KERNEL_SHAPE, message)
+        if attributes.groups != 1:
+            return Refusal(layer.name, Reason.GROUPS, f"needs 1 group, got {attributes.groups}")
+        if max(attributes.strides) > 1:
+            return Refusal(layer.name, Reason.STRIDE, f"needs stride 1, got {attributes.strides}")
+        return None
+
+
+class _WinogradFactor:
+    """One factor on its way into nodes."""
+
+    def __init__(
+        self,
+        lowering: Winograd,
+        writer: Writer,
+        suffix: str,
+        factor: Factor,
+        size: SpatialSize,
+        bias: FloatArray | None,
+    ) -> None:
+        self._lowering = lowering
+        self._writer = writer
+        self._suffix = suffix
+        self._bias = bias
+        self._out, self._in, *kernel = factor.weight.shape
+        self._transforms = [cook_toom(lowering.size, extent) for extent in kernel]
+        self._sizes = [transform.size for transform in self._transforms]
+        self._input_size = [extent for extent in size if extent is not None]
+        output_size = factor.attributes.output_size(tuple(kernel), size)
+        axes = [
+            tile_axis(
+                transform, length or 0, factor.attributes.dilations[axis], begin_pad(factor.attributes, extent, axis)
+            )
+            for axis, (transform, length, extent) in enumerate(zip(self._transforms, output_size, kernel, strict=True))
+        ]
+        self._tiling: Tiling = tile_map(axes, [transform.tile for transform in self._transforms], self._input_size)
+        self._kernels = _transform_kernel(factor.weight, self._transforms)
+
+    def write(self, source: str, output: str | None) -> str:
+        """All nodes from ``source``, channels first, to ``output``, channels first."""
+        pixels = self._write_pixels(source)
+        count = self._tiling.count
+        strips = max(1, -(-count // self._lowering.strip)) if self._lowering.strip else 1
+        bounds = [count * strip // strips for strip in range(strips + 1)]
+        parts = [
+            self._write_strip(pixels, f"strip{index}", start, stop)
+            for index, (start, stop) in enumerate(itertools.pairwise(bounds))
+        ]
+        tiles = parts[0] if strips == 1 else self._node("Concat", "strips", parts, axis=2)
+        return self._write_output(tiles, output)
+
+    def _write_pixels(self, source: str) -> str:
+        """``[N, pixels + 1, c]``, the last pixel zero, if any tile reads outside the map."""
+        axes = len(self._transforms)
+        last = self._node("Transpose", "channels_last", [source], perm=[0, *range(2, axes + 2), 1])
+        pixels = self._reshape("pixels", last, -1, self._tiling.pixels, self._in)
+        if not self._tiling.is_padded:
+            return pixels
+        pads = self._writer.integers(f"{self._suffix}/zero_pixel/pads", [0, 0, 0, 0, 1, 0])
+        return self._node("Pad", "zero_pixel", [pixels, pads])
+
+    def _write_strip(self, pixels: str, strip: str, start: int, stop: int) -> str:
+        """``[N, prod(m), stop - start, n]`` from the tiles ``start`` to ``stop``."""
+        count = stop - start
+        window = self._writer.indices(f"{self._suffix}/{strip}/window", self._tiling.window[:, start:stop])
+        data = self._node("Gather", f"{strip}/windows", [pixels, window], axis=1)
+        data = self._transform(
+            strip, "input", data, [transform.input for transform in self._transforms], count * self._in
+        )
+        multiply = self._multiply_packed if self._lowering.packed else self._multiply_batched
+        products = multiply(strip, data, count)
+        matrices = [transform.output for transform in self._transforms]
+        tiles = self._transform(strip, "output", products, matrices, count * self._out)
+        return self._reshape(
+            f"{strip}/tiles", tiles, -1, math.prod(len(matrix) for matrix in matrices), count, self._out
+        )
+
+    def _transform(self, strip: str, side: str, data: str, matrices: list[FloatArray], row: int) -> str:
+        """Apply a matrix to each axis; rows of ``row`` contiguous values follow the axes."""
+        for axis, matrix in enumerate(matrices):
+            if matrix.shape[1] == 1:
+                continue
+            inner = math.prod(self._sizes[axis + 1 :]) * row
+            data = self._reshape(f"{strip}/{side}{axis}/rows", data, -1, matrix.shape[1], inner)
+            constant = self._constant(f"{side}{axis}/matrix", matrix)
+            data = self._node("MatMul", f"{strip}/{side}{axis}", [constant, data])
+        return data
+
+    def _multiply_batched(self, strip: str, data: str, count: int) -> str:
+        places = math.prod(self._sizes)
+        data = self._reshape(f"{strip}/places", data, -1, places, count, self._in)
+        return self._node("MatMul", f"{strip}/product", [data, self._constant("kernels", self._kernels)])
+
+    def _multiply_packed(self, strip: str, data: str, count: int) -> str:
+        places = math.prod(self._sizes)
+        data = self._reshape(f"{strip}/places", data, -1, places * count, self._in)
+        parts = self._writer.split(f"{self._suffix}/{strip}/split", data, places, axis=1)
+        products = []
+        for place, part in enumerate(parts):
+            kernel = self._constant(f"kernel{place}", self._kernels[place])
+            products.append(self._node("MatMul", f"{strip}/product{place}", [part, kernel]))
+        return self._node("Concat", f"{strip}/product", products, axis=1)
+
+    def _write_output(self, tiles: str, output: str | None) -> str:
+        axes = len(self._transforms)
+        places = math.prod(transform.tile for transform in self._transforms)
+        rows = self._reshape("rows", tiles, -1, places * self._tiling.count, self._out)
+        place = self._writer.indices(f"{self._suffix}/place", self._tiling.place)
+        last = self._node("Gather", "assemble", [rows, place], axis=1)
+        if self._bias is not None:
+            last = self._writer.add(f"{self._suffix}/add", last, self._constant("bias", self._bias))
+        perm = [0, axes + 1, *range(1, axes + 1)]
+        return self._node("Transpose", "channels_first", [last], output, perm=perm)
+
+    def _node(
+        self, operator: str, name: str, inputs: list[str], output: str | None = None, **attributes: object
+    ) -> str:
+        return self._writer.node(operator, f"{self._suffix}/{name}", inputs, output, **attributes)
+
+    def _reshape(self, name: str, source: str, *shape: int) -> str:
+        return self._writer.reshape(f"{self._suffix}/{name}", source, shape)
+
+    def _constant(self, name: str, values: FloatArray) -> str:
+        return self._writer.constant(f"{self._suffix}/{name}", values)
+
+
+def _transform_kernel(weight: FloatArray, transforms: list[Transform]) -> FloatArray:
+    """``G`` along each kernel axis, in float64: ``[out, in, *kernel]`` to ``[prod(sizes), in, out]``."""
+    kernels = weight.astype(np.float64)
+    for axis, transform in enumerate(transforms):
+        kernels = np.moveaxis(np.tensordot(kernels, transform.kernel, axes=(axis + 2, 1)), -1, axis + 2)
+    return kernels.reshape(*weight.shape[:2], -1).transpose(2, 1, 0)
