@@ -1,0 +1,76 @@
+"""How far a rewritten model's outputs are from the original's: the predictor of damage that needs no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from edge_dac.statistics.execution import Array
+
+_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "ArgMax"})
+_SHAPING = frozenset(
+    {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Concat", "Slice", "Dropout"}
+)
+
+
+def output_error(reference: Sequence[Array], outputs: Sequence[Array]) -> float:
+    """Relative squared error of one run's outputs, averaged over the outputs.
+
+    0 is no error; 1 is as far off as answering with a constant. Infinite where an answer is not finite.
+
+    Args:
+        reference: what the original answers.
+        outputs: what the rewritten model answers, in the same order and shapes.
+    """
+    errors = [
+        float(np.square(np.subtract(got, wanted, dtype=np.float64)).sum()) / _spread(wanted)
+        for wanted, got in zip(reference, outputs, strict=True)
+    ]
+    mean = float(np.mean(errors)) if errors else 0.0
+    return mean if np.isfinite(mean) else float("inf")
+
+
+def comparable_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The tensors that stand for the outputs: numbers before a final softmax, sigmoid or argmax."""
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    found: dict[str, None] = {}
+    for output in model.graph.output:
+        if output.name not in producers:
+            continue
+        deeper = _before_squashing(producers, output.name)
+        found.update(dict.fromkeys(deeper or [output.name]))
+    return tuple(found)
+
+
+def _before_squashing(producers: Mapping[str, onnx.NodeProto], name: str) -> list[str]:
+    """Tensors under the reshaping at the end of the graph, if one of them is squashed; else nothing."""
+    leaves: list[str] = []
+    squashed = False
+    pending, seen = [name], {name}
+    while pending:
+        current = pending.pop()
+        node = producers.get(current)
+        if node is None:
+            continue
+        if node.op_type in _SQUASHING and node.input[0] in producers:
+            squashed = True
+            leaves.append(node.input[0])
+        elif node.op_type in _SHAPING:
+            sources = node.input if node.op_type == "Concat" else node.input[:1]
+            pending.extend(source for source in sources if source not in seen)
+            seen.update(sources)
+        else:
+            leaves.append(current)
+    return leaves[::-1] if squashed else []
+
+
+def _spread(values: Array) -> float:
+    """Sum of squared deviations from the mean.
+
+    Never below a millionth of the sum of squares, so that constant outputs give large errors, not infinite ones.
+    """
+    numbers = values.astype(np.float64)
+    energy = float(np.square(numbers).sum())
+    return max(float(np.square(numbers - numbers.mean()).sum()) if numbers.size else 0.0, 1e-6 * energy, 1e-30)
