@@ -38,6 +38,9 @@ class Channel(MatrixScheme):
     def matrices(self, kernels: FloatArray) -> FloatArray:
         return np.swapaxes(kernels.reshape(*kernels.shape[:2], -1), -1, -2)  # [g, c * taps, n]
 
+    def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        return covariance
+
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         groups, _, rank = left.shape
         spatial = np.swapaxes(left, -1, -2).reshape(groups * rank, -1, *layer.kernel)

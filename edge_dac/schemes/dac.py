@@ -47,6 +47,24 @@ class Dac(MatrixScheme):
         groups, outputs, inputs = kernels.shape[:3]
         return kernels.reshape(groups, outputs, inputs, -1).transpose(0, 2, 3, 1)  # [g, c, taps, n]
 
+    def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        groups, inputs = len(covariance), layer.in_channels // len(covariance)
+        blocks = covariance.reshape(groups, inputs, -1, inputs, math.prod(layer.kernel))
+        return np.diagonal(blocks, axis1=1, axis2=3).transpose(0, 3, 1, 2)  # [g, c, taps, taps]
+
+    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray:
+        groups, inputs, taps, rank = left.shape
+        maps = np.swapaxes(left, -1, -2) @ patches.reshape(groups, inputs, taps, -1)  # [g, c, r, t]
+        return maps.swapaxes(1, 2).reshape(groups, rank * inputs, -1)
+
+    def rows(self, layer: ConvLayer, right: FloatArray) -> FloatArray:
+        groups, inputs, rank, outputs = right.shape
+        return right.swapaxes(1, 2).reshape(groups, rank * inputs, outputs)
+
+    def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
+        groups, _, outputs = rows.shape
+        return rows.reshape(groups, -1, layer.in_channels // groups, outputs).swapaxes(1, 2)
+
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         ones = (1,) * layer.axes
         depthwise = np.swapaxes(left, -1, -2).reshape(-1, 1, *layer.kernel)

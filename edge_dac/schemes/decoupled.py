@@ -42,6 +42,12 @@ class Decoupled(MatrixScheme):
     def matrices(self, kernels: FloatArray) -> FloatArray:
         return kernels.reshape(*kernels.shape[:3], -1)  # [g, n, c, taps]
 
+    def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        groups, inputs = len(covariance), layer.in_channels // len(covariance)
+        blocks = covariance.reshape(groups, inputs, -1, inputs, math.prod(layer.kernel))
+        averaged: FloatArray = np.diagonal(blocks, axis1=2, axis2=4).mean(axis=-1)
+        return averaged[:, None]  # [g, 1, c, c]
+
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         groups, outputs, inputs, rank = left.shape
         pointwise = np.swapaxes(left, -1, -2).reshape(groups * outputs * rank, inputs, *(1,) * layer.axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_dac.convolution import FloatArray
 
@@ -22,6 +23,10 @@ class LowRank:
     left: FloatArray
     right: FloatArray
     energy: FloatArray
+
+    def astype(self, dtype: npt.DTypeLike) -> LowRank:
+        """The factors in another precision; the energies as they are."""
+        return LowRank(self.left.astype(dtype), self.right.astype(dtype), self.energy)
 
     def tail(self, rank: int) -> float:
         """Squared error at ``rank``: the energy that is left out (Eckart & Young, Psychometrika 1, 1936)."""

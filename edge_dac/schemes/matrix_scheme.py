@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_dac.convolution import ConvLayer, Factor, Factorization, FloatArray, Rank
-from edge_dac.errors import UsageError
+from edge_dac.schemes.error import with_corrected_bias
+from edge_dac.schemes.least_squares import NormalEquations
 from edge_dac.schemes.low_rank import LowRank, low_rank
+from edge_dac.schemes.metric import check_moments, grouped_kernels, shrunk_covariance
 from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme
 
 
@@ -37,17 +39,36 @@ class MatrixScheme(Scheme):
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         """The convolutions of ``left [..., p, r]`` and ``right [..., r, q]``."""
 
+    @abstractmethod
+    def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        """Metric ``[..., p, p]`` of the matrices' rows: ``covariance [g, d, d]``, averaged over what ``q`` holds."""
+
+    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray | None:
+        """What the first factor computes from ``patches [g, d, t]``: ``[g, r * s, t]``, rank by rank.
+
+        None where the low-rank approximation is the exact optimum already and nothing is left to refit.
+        """
+        return None
+
+    def rows(self, layer: ConvLayer, right: FloatArray) -> FloatArray:
+        """``right [..., r, q]`` as coefficients of the features, ``[g, r * s, n]``."""
+        raise NotImplementedError
+
+    def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
+        """Inverse of :meth:`rows`."""
+        raise NotImplementedError
+
     def ranks(self, layer: ConvLayer) -> Sequence[Rank]:
         return range(1, self.full_rank(layer) + 1)
 
     def candidate_ranks(self, layer: ConvLayer, fractions: Sequence[float], multiple: int = 8) -> list[Rank]:
-        below = self._ranks_below_dense(layer)
+        below = self.ranks_below_dense(layer)
         if self.every_rank:
             return list(range(1, below + 1))
         nearest = {self._rank_near(layer, fraction * layer.macs, multiple) for fraction in fractions}
         return [rank for rank in sorted(nearest) if rank <= below]
 
-    def _ranks_below_dense(self, layer: ConvLayer) -> int:
+    def ranks_below_dense(self, layer: ConvLayer) -> int:
         """Largest rank with fewer multiply-accumulates than the dense layer; 0 if none. They grow with the rank."""
         full = self.full_rank(layer)
         return bisect_right(range(1, full + 1), layer.macs - 1, key=lambda rank: self.macs(layer, rank))
@@ -60,17 +81,20 @@ class MatrixScheme(Scheme):
     def decompose(
         self, layer: ConvLayer, moments: Moments | None = None, shrinkage: float = DEFAULT_SHRINKAGE
     ) -> Decomposition:
-        if moments is not None:
-            raise UsageError(f"{self.name}: no fit to moments yet")
-        groups = layer.attributes.groups
-        kernels = layer.weight.reshape(groups, layer.out_channels // groups, *layer.weight.shape[1:])
-        low = low_rank(self.matrices(kernels.astype(np.float64)))
-        dtype = layer.weight.dtype
-        return _MatrixDecomposition(layer, self, LowRank(low.left.astype(dtype), low.right.astype(dtype), low.energy))
+        if moments is None:
+            low = low_rank(self.matrices(grouped_kernels(layer, np.float64)))
+            return _MatrixDecomposition(layer, self, low.astype(layer.weight.dtype))
+        check_moments(layer, moments)
+        covariance = shrunk_covariance(moments, shrinkage)
+        kernels = grouped_kernels(layer, covariance.dtype)
+        low = low_rank(self.matrices(kernels), self.metric(covariance, layer))
+        return _FittedDecomposition(layer, self, low.astype(covariance.dtype), covariance, moments)
 
 
 @dataclass(frozen=True, eq=False)
 class _MatrixDecomposition(Decomposition):
+    """Slices of one truncated decomposition of the weights."""
+
     layer: ConvLayer
     scheme: MatrixScheme
     low: LowRank
@@ -85,3 +109,49 @@ class _MatrixDecomposition(Decomposition):
         self.scheme.check_rank(self.layer, rank)
         assert isinstance(rank, int)
         return self.low.tail(rank)
+
+
+class _FittedDecomposition(Decomposition):
+    """A decomposition in the metric of the input; the second factor is refitted to the full covariance at each rank."""
+
+    def __init__(
+        self, layer: ConvLayer, scheme: MatrixScheme, low: LowRank, covariance: FloatArray, moments: Moments
+    ) -> None:
+        self.layer = layer
+        self._scheme = scheme
+        self._low = low
+        self._covariance = covariance
+        self._moments = moments
+        self._equations: tuple[int, NormalEquations | None] = (0, None)
+
+    def at(self, rank: Rank) -> Factorization:
+        self._scheme.check_rank(self.layer, rank)
+        assert isinstance(rank, int)
+        left, right = self._low.left[..., :rank], self._low.right[..., :rank, :]
+        if rank < self._scheme.full_rank(self.layer):
+            equations = self._equations_for(rank)
+            if equations is not None:
+                right = self._scheme.from_rows(self.layer, equations.refine(self._scheme.rows(self.layer, right)))
+        dtype = self.layer.weight.dtype
+        factors = self._scheme.factors(self.layer, left.astype(dtype), right.astype(dtype))
+        plain = Factorization(self._scheme.name, rank, factors, self.layer.bias)
+        return with_corrected_bias(self.layer, plain, self._moments)
+
+    def _equations_for(self, rank: int) -> NormalEquations | None:
+        """Equations of this rank or more, made once for the ranks that a planner asks for."""
+        known, equations = self._equations
+        if known < rank:
+            known = max(rank, self._scheme.ranks_below_dense(self.layer))
+            equations = self._make_equations(self._low.left[..., :known])
+            self._equations = known, equations
+        return equations
+
+    def _make_equations(self, left: FloatArray) -> NormalEquations | None:
+        response = self._scheme.features(self.layer, left, self._covariance)  # F^T S
+        if response is None:
+            return None
+        weight = grouped_kernels(self.layer, self._covariance.dtype)
+        weight = weight.reshape(*weight.shape[:2], -1)
+        gram = self._scheme.features(self.layer, left, response.swapaxes(1, 2))
+        assert gram is not None
+        return NormalEquations(gram, response @ weight.swapaxes(1, 2))

@@ -56,6 +56,31 @@ class Spatial(MatrixScheme):
         ordered = kernels.transpose(0, 2, 3 + self._first, 1, 3 + self._second)  # [g, c, k1, n, k2]
         return ordered.reshape(groups, inputs * first, outputs * second)
 
+    def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        groups, inputs = len(covariance), layer.in_channels // len(covariance)
+        size = inputs * layer.kernel[self._first]
+        blocks = covariance.reshape(groups, inputs, *layer.kernel, inputs, *layer.kernel)
+        averaged: FloatArray = np.diagonal(blocks, axis1=2 + self._second, axis2=5 + self._second).mean(axis=-1)
+        return averaged.reshape(groups, size, size)
+
+    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray:
+        groups, size, rank = left.shape
+        by_axis = patches.reshape(groups, layer.in_channels // groups, *layer.kernel, -1)
+        if self._first == 1:
+            by_axis = by_axis.swapaxes(2, 3)
+        maps = np.swapaxes(left, -1, -2) @ by_axis.reshape(groups, size, -1)  # [g, r, k2 * t]
+        return maps.reshape(groups, rank * layer.kernel[self._second], -1)
+
+    def rows(self, layer: ConvLayer, right: FloatArray) -> FloatArray:
+        groups, rank, _ = right.shape
+        outputs, extent = layer.out_channels // groups, layer.kernel[self._second]
+        return right.reshape(groups, rank, outputs, extent).swapaxes(2, 3).reshape(groups, rank * extent, outputs)
+
+    def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
+        groups, _, outputs = rows.shape
+        extent = layer.kernel[self._second]
+        return rows.reshape(groups, -1, extent, outputs).swapaxes(2, 3).reshape(groups, -1, outputs * extent)
+
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         groups, _, rank = left.shape
         inputs, outputs = layer.in_channels // groups, layer.out_channels // groups

@@ -1,0 +1,55 @@
+"""The metric in which fits to moments minimise the error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_dac.convolution import ConvLayer, FloatArray
+from edge_dac.errors import UsageError
+from edge_dac.schemes.scheme import Moments
+
+
+def check_moments(layer: ConvLayer, moments: Moments) -> None:
+    """Raise where ``moments`` are not of this layer's patches.
+
+    Raises:
+        UsageError: a shape does not fit the layer.
+    """
+    groups = layer.attributes.groups
+    size = layer.in_channels // groups * math.prod(layer.kernel)
+    if moments.covariance.shape != (groups, size, size) or moments.mean.shape != (groups, size):
+        raise UsageError(
+            f"{layer.name}: moments: expected a covariance {(groups, size, size)} and its mean,"
+            f" got {moments.covariance.shape} and {moments.mean.shape}"
+        )
+
+
+def shrunk_covariance(moments: Moments, shrinkage: float) -> FloatArray:
+    """``(1 - s) S + s tr(S)/d I``, positive definite (Ledoit & Wolf, J. Multivariate Analysis 88, 2004; ``s`` fixed).
+
+    A layer whose input never varies gets the identity.
+
+    Args:
+        shrinkage: ``s``, above 0 up to 1.
+
+    Raises:
+        UsageError: ``shrinkage`` is out of range.
+    """
+    if not 0 < shrinkage <= 1:
+        raise UsageError(f"shrinkage: expected a share above 0 up to 1, got {shrinkage}")
+    covariance = moments.covariance
+    size = covariance.shape[-1]
+    result = covariance * covariance.dtype.type(1 - shrinkage)
+    variances = np.trace(covariance, axis1=1, axis2=2, dtype=np.float64) / size
+    diagonal = np.arange(size)
+    result[:, diagonal, diagonal] += np.where(variances > 0, shrinkage * variances, 1.0)[:, None].astype(result.dtype)
+    return result
+
+
+def grouped_kernels(layer: ConvLayer, dtype: npt.DTypeLike) -> FloatArray:
+    """The weight as ``[g, n, c, *kernel]``, ``n`` outputs and ``c`` inputs a group."""
+    groups = layer.attributes.groups
+    return layer.weight.reshape(groups, layer.out_channels // groups, *layer.weight.shape[1:]).astype(dtype)
