@@ -113,7 +113,7 @@ class ArtifactStore:
         Raises:
             ArtifactError: it is absent, or damaged (then it has been set aside).
         """
-        point = self._read(digest)
+        point = self.look_up(digest)
         with point.model_path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != point.model_sha256:
@@ -174,11 +174,16 @@ class ArtifactStore:
     def _iterate(self) -> Iterator[StoredPoint]:
         for digest in self._digests():
             try:
-                yield self._read(digest)
+                yield self.look_up(digest)
             except ArtifactError:
-                continue  # set aside by _read; `verify` and `get` report it
+                continue  # set aside by look_up; `verify` and `get` report it
 
-    def _read(self, digest: str) -> StoredPoint:
+    def look_up(self, digest: str) -> StoredPoint:
+        """The operating point ``digest``; its record is verified, of the model only the size.
+
+        Raises:
+            ArtifactError: it is absent, or damaged (then it has been set aside).
+        """
         directory = self._points / digest
         if not _DIGEST.fullmatch(digest) or not directory.is_dir():
             raise ArtifactError(f"operating point {digest[:12]}: not in the store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -36,21 +37,26 @@ class CompilerProcess:
     """
 
     def __init__(self, job: Job) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="edge-dac-compiler-")
-        # -P: neither the working directory nor the script's shadows a module.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "edge_dacd.compiler"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=self._directory.name,
-            env={**os.environ, "TMPDIR": self._directory.name},
-        )
-        assert self._process.stdin is not None
+        """
+        Raises:
+            CompilerError: the child cannot be started.
+        """
         try:
+            self._directory = tempfile.TemporaryDirectory(prefix="edge-dac-compiler-")
+            # -P: neither the working directory nor the script's shadows a module.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "edge_dacd.compiler"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=self._directory.name,
+                env={**os.environ, "TMPDIR": self._directory.name},
+            )
+        except OSError as error:
+            raise CompilerError("CompilerDied", f"the compiler cannot be started: {error.strerror}") from error
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; `events` says how
             self._process.stdin.write(job.to_json().encode() + b"\n")
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once; `events` says how
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The child's events up to ``done``.
