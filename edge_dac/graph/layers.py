@@ -66,9 +66,9 @@ def find_layers(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]
         message = f"the model imports operator set {opset}; expected {OLDEST_OPSET} or newer"
         refused = [Refusal(item.name, Reason.UNSUPPORTED_OPERATOR, message) for item in found]
         return Inventory((), (*refused, *refusals), {})
-    names = {item.node.input[0] for item in found}
-    shapes = tensor_shapes(model, input_shapes, names)
-    static = static_shapes(model, input_shapes, {item.node.input[0] for item in found if item.node.op_type == "Conv"})
+    shapes = tensor_shapes(model, input_shapes, {item.node.input[0] for item in found})
+    convolved = {item.node.input[0] for item in found if item.node.op_type == "Conv"}
+    static = static_shapes(model, input_shapes, {name: shapes[name] for name in convolved & set(shapes)})
     layers = tuple(
         _layer(item, shapes.get(item.node.input[0]), static.get(item.node.input[0]), opset) for item in found
     )

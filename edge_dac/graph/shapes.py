@@ -84,30 +84,30 @@ def tensor_shapes(
 
 
 def static_shapes(
-    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], names: Iterable[str]
+    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], shapes: Mapping[str, Shape]
 ) -> dict[str, Shape]:
-    """Shapes that hold at *every* input that the model accepts; an extent that may vary is None.
+    """Which of ``shapes``, found at ``input_shapes``, hold at *every* input; an extent that may vary is None.
 
     Where static inference stops, and the inputs can vary in their first axis at most, extents that come out the same
     for two batch sizes are taken as fixed, unless an operator makes shapes from values.
     """
     declared = declared_inputs(model)
-    shapes = _inferred_shapes(model, declared)
-    unknown = [name for name in names if None in shapes.get(name, (None,))[1:]]
+    fixed = _inferred_shapes(model, declared)
+    unknown = [name for name in shapes if None in fixed.get(name, (None, None))[1:]]
     only_batch_varies = all(None not in shape[1:] for shape in declared.values())
     if not unknown or not only_batch_varies or _shapes_follow_values(model):
-        return shapes
-    measured = tensor_shapes(model, input_shapes, unknown)
-    if any(None in shape for shape in declared.values()):
-        other = {
-            name: (shape[0] + 1 if declared[name][:1] == (None,) else shape[0], *shape[1:]) if shape else ()
-            for name, shape in input_shapes.items()
+        return fixed
+    open_batch = {name for name, shape in declared.items() if shape[:1] == (None,)}
+    other: Mapping[str, Shape] = shapes
+    if open_batch:
+        larger = {
+            name: (shape[0] + 1, *shape[1:]) if name in open_batch else shape for name, shape in input_shapes.items()
         }
         try:
-            measured = _agreeing(measured, tensor_shapes(model, other, unknown))
+            other = tensor_shapes(model, larger, unknown)
         except InputShapeError:
-            return shapes
-    return shapes | {name: measured[name] for name in unknown if name in measured}
+            return fixed
+    return fixed | {name: _agreement(shapes[name], other[name]) for name in unknown if name in other}
 
 
 def _resolve(name: str, declared: Shape, requested: Sequence[int] | None) -> tuple[int, ...]:
@@ -273,7 +273,3 @@ def _agreement(left: Shape, right: Shape) -> Shape:
     if len(left) != len(right):
         return (None,) * len(left)
     return tuple(a if a == b else None for a, b in zip(left, right, strict=True))
-
-
-def _agreeing(left: Mapping[str, Shape], right: Mapping[str, Shape]) -> dict[str, Shape]:
-    return {name: _agreement(shape, right[name]) for name, shape in left.items() if name in right}
