@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from edge_dac.errors import BudgetUnreachableError, UsageError
 from edge_dac.planning.budget import Budget
 from edge_dac.planning.building import with_plan
@@ -102,7 +104,9 @@ def compress(
         BudgetUnreachableError: no plan meets the budget; its ``best`` is the nearest :class:`Compressed`.
         UsageError: an option makes no sense.
     """
-    return plan_for(open_planner(model, options, progress), budget)
+    chosen = options or Options()
+    with threadpool_limits(chosen.threads):
+        return plan_for(open_planner(model, chosen, progress), budget)
 
 
 def plan_for(planner: Planner, budget: Budget) -> Compressed:
@@ -132,7 +136,9 @@ def compress_ladder(
     """
     if points < 2:
         raise UsageError(f"points: expected at least 2, got {points}")
-    yield from ladder_for(open_planner(model, options, progress), points)
+    chosen = options or Options()
+    with threadpool_limits(chosen.threads):
+        yield from ladder_for(open_planner(model, chosen, progress), points)
 
 
 def ladder_for(planner: Planner, points: int = LADDER_POINTS) -> Iterator[Compressed]:
