@@ -8,7 +8,8 @@ from benchmarks.tasks.demo import DemoDigits
 from benchmarks.tasks.nsfw import NsfwMargin
 from benchmarks.tasks.saliency import SaliencyMask
 from benchmarks.tasks.task import Task
+from benchmarks.tasks.vgg16 import Vgg16Speed
 
-TASKS: tuple[Task, ...] = (DemoDigits(), CaptchaOcr(), CaptchaBoxes(), SaliencyMask(), NsfwMargin())
+TASKS: tuple[Task, ...] = (DemoDigits(), CaptchaOcr(), CaptchaBoxes(), SaliencyMask(), NsfwMargin(), Vgg16Speed())
 
 __all__ = ["TASKS", "Task"]

@@ -28,9 +28,10 @@ class CaptchaBoxes:
     name = "ddddocr det"
     metric = "box_f1"
     higher_is_better = True
+    speedups = (1.3, 1.6)
     input_name = "images"
     input_shapes: Mapping[str, tuple[int, ...]] = {"images": (1, 3, SIDE, SIDE)}
-    input_options: Mapping[str, Any] = {"input_range": (0.0, 255.0)}
+    input_options: Mapping[str, Any] = {"low_high": (0.0, 255.0)}
 
     def model_path(self) -> Path:
         return fetch_file("ddddocr/common_det.onnx")

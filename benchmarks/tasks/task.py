@@ -21,13 +21,15 @@ class Task(Protocol):
 
     name: str
     metric: str
-    """The key of :meth:`evaluate` that stands in the tables."""
+    """The key of :meth:`evaluate` that stands in the tables; empty where only speed can be judged."""
     higher_is_better: bool
+    speedups: tuple[float, ...]
+    """Budgets that are asked of edge-dac: original latency divided by the plan's."""
     input_name: str
     input_shapes: Mapping[str, tuple[int, ...]]
     """Shapes that latency is measured at."""
     input_options: Mapping[str, Any]
-    """What a user would tell ``edge_dac.compress`` about the inputs: ``input_range``, or ``mean`` and ``std``."""
+    """What a user would tell edge-dac about the values: ``low_high``, ``mean``, ``std`` of ``InputRange``."""
 
     def model_path(self) -> Path:
         """The original network; fetched on first use."""
