@@ -6,7 +6,6 @@ import onnx
 
 from architectures.network import Network, scaled
 
-
 _MOBILENET_V2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
