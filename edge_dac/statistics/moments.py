@@ -16,6 +16,7 @@ from edge_dac.statistics.execution import Inputs, extract, feeds, open_session
 
 PATCHES_PER_LAYER = 6000
 MEMORY_BYTES = 200_000_000
+_ROWS_AT_ONCE = 512
 WIDEST_PATCH = 6000
 """Layers with longer patches are left out: their covariance would not fit a small device."""
 
@@ -41,7 +42,7 @@ def collect_moments(
 ) -> Iterator[tuple[str, Moments]]:
     """Layer name and moments, layer by layer in the order of the graph.
 
-    The model is run once for each group of layers whose patches fit ``memory_bytes`` together. Patches are taken at
+    The model is run once for each group of layers whose sums fit ``memory_bytes`` together. Patches are taken at
     output positions drawn at random, the same number from every run; positions in the zero padding count as zeros.
     Left out are layers inside ``If``, ``Loop`` and ``Scan``, layers with patches longer than :data:`WIDEST_PATCH` and
     layers that see a number that is not finite.
@@ -53,31 +54,69 @@ def collect_moments(
         patches_per_layer: how many patches to aim at (fewer where a layer has fewer output positions).
         seed: of the positions.
         threads: of ONNX Runtime.
-        memory_bytes: bound on the patches of a group; one covariance matrix comes on top.
+        memory_bytes: bound on the sums of a group of layers; its activations for one batch come on top.
 
     Raises:
         UsageError: an input has no samples.
     """
     rng = np.random.default_rng(seed)
-    for group in _groups(_sources(model, layers), patches_per_layer, memory_bytes):
-        patches = _gather(model, group, inputs, input_shapes, patches_per_layer, rng, threads)
+    for group in _groups(_sources(model, layers), memory_bytes):
+        sums = _gather(model, group, inputs, input_shapes, patches_per_layer, rng, threads)
         for source in group:
-            rows = patches.pop(source.layer.name)
-            if np.isfinite(rows).all():
-                yield source.layer.name, moments_of(rows)
+            moments = sums.pop(source.layer.name).moments()
+            if moments is not None:
+                yield source.layer.name, moments
 
 
-def moments_of(patches: FloatArray) -> Moments:
-    """Moments of ``[count, groups, d]`` float32 patches, which are centred in place."""
-    count, groups, length = patches.shape
-    mean = patches.mean(axis=0, dtype=np.float64)
-    patches -= mean.astype(np.float32)
-    covariance = np.empty((groups, length, length), dtype=np.float32)
-    for group in range(groups):
-        rows = patches[:, group]
-        covariance[group] = rows.T @ rows
-    covariance /= np.float32(count)
-    return Moments(mean.astype(np.float32), covariance, count)
+class MomentsSum:
+    """Sums that the moments of one layer are made of; patches may come in any number of parts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pending: list[FloatArray] = []
+        self._shift: FloatArray | None = None
+        self._first: npt.NDArray[np.float64] | None = None
+        self._second: FloatArray | None = None
+
+    def add(self, patches: FloatArray) -> None:
+        """Add ``[count, groups, d]`` float32 patches."""
+        self._pending.append(patches)
+        if sum(map(len, self._pending)) >= _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Fold the pending patches into the sums: few large products are faster than many small ones."""
+        if not self._pending:
+            return
+        patches = np.concatenate(self._pending)
+        self._pending.clear()
+        if self._shift is None or self._first is None or self._second is None:
+            # Centred near the mean, sums of squares lose nothing to cancellation in float32.
+            self._shift = patches.mean(axis=0, dtype=np.float64).astype(np.float32)
+            self._first = np.zeros(self._shift.shape)
+            self._second = np.zeros((*self._shift.shape, self._shift.shape[1]), dtype=np.float32)
+        patches -= self._shift
+        self._count += len(patches)
+        self._first += patches.sum(axis=0, dtype=np.float64)
+        for group in range(len(self._second)):
+            rows = patches[:, group]
+            self._second[group] += rows.T @ rows
+
+    def moments(self) -> Moments | None:
+        """Moments of everything added, the sums being used up; None if a number was not finite or there is none."""
+        self._flush()
+        if self._shift is None or self._first is None or self._second is None:
+            return None
+        offset = self._first / self._count
+        covariance = self._second
+        covariance /= np.float32(self._count)
+        for group, row in enumerate(offset.astype(np.float32)):
+            covariance[group] -= np.outer(row, row)
+        self._second = None
+        mean = (self._shift + offset).astype(np.float32)
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            return None
+        return Moments(mean, covariance, self._count)
 
 
 def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Source]:
@@ -94,12 +133,12 @@ def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Sourc
     ]
 
 
-def _groups(sources: Sequence[_Source], patches: int, memory_bytes: int) -> Iterator[list[_Source]]:
+def _groups(sources: Sequence[_Source], memory_bytes: int) -> Iterator[list[_Source]]:
     group: list[_Source] = []
     used = 0
     for source in sources:
-        weight = source.layer.weight
-        size = 4 * patches * math.prod(weight.shape[1:]) * source.layer.attributes.groups
+        length = math.prod(source.layer.weight.shape[1:])
+        size = 4 * length * (length + _ROWS_AT_ONCE) * source.layer.attributes.groups
         if group and used + size > memory_bytes:
             yield group
             group, used = [], 0
@@ -117,8 +156,8 @@ def _gather(
     patches_per_layer: int,
     rng: np.random.Generator,
     threads: int,
-) -> dict[str, FloatArray]:
-    """Layer name -> ``[count, groups, d]`` patches of all layers of a group."""
+) -> dict[str, MomentsSum]:
+    """Layer name -> sums over the patches of all samples, for one group of layers."""
     given = set(inputs)
     tensors = list(dict.fromkeys(source.tensor for source in group))
     computed = [name for name in tensors if name not in given]
@@ -126,16 +165,15 @@ def _gather(
     names = [value.name for value in session.get_inputs()] if session else []
     batches = list(feeds(inputs, input_shapes, dict.fromkeys([*names, *(name for name in tensors if name in given)])))
     per_batch = -(-patches_per_layer // len(batches))
-    collected: dict[str, list[FloatArray]] = {source.layer.name: [] for source in group}
+    sums = {source.layer.name: MomentsSum() for source in group}
     for feed in batches:
         values: dict[str, npt.NDArray[np.generic]] = dict(feed)
         if session is not None:
             answers = session.run(computed, {name: feed[name] for name in names})
             values.update(zip(computed, answers, strict=True))
         for source in group:
-            taken = sample_patches(source.layer, values[source.tensor], per_batch, rng)
-            collected[source.layer.name].append(taken)
-    return {name: np.concatenate(collected.pop(name)) for name in list(collected)}
+            sums[source.layer.name].add(sample_patches(source.layer, values[source.tensor], per_batch, rng))
+    return sums
 
 
 def sample_patches(

@@ -1,17 +1,19 @@
-"""Which values a model was trained on, judged by how its first layer responds to candidates.
+"""Which values a model was trained on, judged by how its first layers respond to candidates.
 
-Batch normalisation remembers the mean and variance that the first layer had in training: the right candidate
-reproduces them. Where it was folded into the weights, the right candidate still gives responses that spread by about
-one and are not far off zero, since that is what the normalisation had produced.
+Batch normalisation remembers the mean and variance that a layer had in training: the right candidate reproduces them.
+Where it was folded into the weights, the right candidate still gives responses that spread by about one and are not far
+off zero, since that is what the normalisation had produced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime as ort
 from onnx import numpy_helper
 
 from edge_dac.statistics.execution import extract, feeds, node_inputs, open_session
@@ -19,7 +21,8 @@ from edge_dac.statistics.images import synthetic_inputs
 from edge_dac.statistics.input_values import InputSpec
 from edge_dac.statistics.normalization import Normalization
 
-_SAMPLES = 8
+_SAMPLES = 6
+_LAYERS = 8
 _SEED = 20181219
 _CERTAIN = 1.5
 """A runner-up this many times worse leaves no doubt."""
@@ -35,47 +38,47 @@ CANDIDATES: tuple[Normalization, ...] = (
 )
 """What published models use; the first wins a tie."""
 
-_Statistics = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+_Statistics: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index: int) -> InputSpec:
-    """``specs[index]`` with the candidate that the first layer after it responds to best.
+    """``specs[index]`` with the candidate that the first layers after it respond to best.
 
     The other inputs are fed by their own ``specs``. Without a layer that could respond, 0 to 1 is assumed.
     """
     spec = specs[index]
-    node = _first_layer(model, spec.name)
-    if node is None:
+    layers = _first_layers(model, spec.name)
+    if not layers:
         return Normalization(0.0, 1.0, source="assumed: no layer with constant weights responds to it").applied_to(spec)
-    expected = _remembered(model, node)
-    part = extract(model, [node.output[0]])
-    session = open_session(part, threads=1)
+    session = open_session(extract(model, [layer.output[0] for layer in layers]), threads=1)
+    remembered = [_remembered(model, layer) for layer in layers]
     scores = []
     for candidate in CANDIDATES:
-        tried = [*specs[:index], candidate.applied_to(spec), *specs[index + 1 :]]
-        responses = _respond(session, tried, channel_axis=1 if node.op_type == "Conv" else -1)
-        scores.append(_surprise(*responses, expected))
+        responses = _respond(session, [*specs[:index], candidate.applied_to(spec), *specs[index + 1 :]], layers)
+        scores.append(float(np.mean([_surprise(*pair) for pair in zip(responses, remembered, strict=True)])))
     order = np.argsort(scores, kind="stable")
     best, second = CANDIDATES[order[0]], scores[order[1]]
-    witness = "its batch normalisation" if expected else "its weights"
+    witness = "their batch normalisation" if any(remembered) else "their weights"
     doubt = "" if second > _CERTAIN * scores[order[0]] else ", not certain"
-    source = f"assumed from the response of the first layer and {witness}{doubt}"
+    source = f"assumed from the response of the first {len(layers)} layers and {witness}{doubt}"
     return Normalization(best.low, best.high, best.mean, best.std, source).applied_to(spec)
 
 
-def _first_layer(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
-    """The first node with constant weights that depends on the input ``name``."""
+def _first_layers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
+    """The first nodes with constant weights that depend on the input ``name``."""
     constants = {initializer.name for initializer in model.graph.initializer}
     constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
     reached = {name}
-    nodes: list[onnx.NodeProto] = list(model.graph.node)
-    for node in nodes:
+    layers: list[onnx.NodeProto] = []
+    for node in model.graph.node:
         if not reached.intersection(node_inputs(node)):
             continue
         if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1 and node.input[1] in constants:
-            return node
+            layers.append(node)
+        if len(layers) == _LAYERS:
+            break
         reached.update(node.output)
-    return None
+    return layers
 
 
 def _remembered(model: onnx.ModelProto, layer: onnx.NodeProto) -> _Statistics | None:
@@ -91,27 +94,33 @@ def _remembered(model: onnx.ModelProto, layer: onnx.NodeProto) -> _Statistics | 
     return None
 
 
-def _respond(session: object, specs: Sequence[InputSpec], *, channel_axis: int) -> _Statistics:
-    """Mean and deviation of each channel of the response."""
-    names = [value.name for value in session.get_inputs()]  # type: ignore[attr-defined]
-    inputs = synthetic_inputs(specs, _SAMPLES, _SEED)
+def _respond(
+    session: ort.InferenceSession, specs: Sequence[InputSpec], layers: Sequence[onnx.NodeProto]
+) -> list[_Statistics]:
+    """Mean and deviation of each channel of each layer's response."""
+    names = [value.name for value in session.get_inputs()]
     shapes = {spec.name: spec.shape for spec in specs}
-    responses = [
-        np.moveaxis(session.run(None, feed)[0], channel_axis, -1)  # type: ignore[attr-defined]
-        for feed in feeds(inputs, shapes, names)
-    ]
-    rows = np.concatenate([response.reshape(-1, response.shape[-1]) for response in responses]).astype(np.float64)
-    return rows.mean(axis=0), rows.std(axis=0)
+    runs = [session.run(None, feed) for feed in feeds(synthetic_inputs(specs, _SAMPLES, _SEED), shapes, names)]
+    statistics = []
+    for index, layer in enumerate(layers):
+        axis = 1 if layer.op_type == "Conv" else -1
+        responses = [np.moveaxis(run[index], axis, -1) for run in runs]
+        rows = np.concatenate([response.reshape(-1, response.shape[-1]) for response in responses])
+        statistics.append((rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)))
+    return statistics
 
 
-def _surprise(mean: npt.NDArray[np.float64], deviation: npt.NDArray[np.float64], expected: _Statistics | None) -> float:
-    """How far responses are from the expected ones (from mean 0 and deviation 1 if those are not known)."""
+def _surprise(statistics: _Statistics, remembered: _Statistics | None) -> float:
+    """How far responses are from the remembered ones (from mean 0 and deviation 1 if those are not known).
+
+    The spread counts twice: the mean depends on what is in the pictures as well as on their range.
+    """
+    mean, deviation = statistics
     alive = deviation > 1e-9 * max(float(deviation.max(initial=0.0)), 1e-300)
-    if not alive.any():
+    if not (alive.any() and np.isfinite(deviation).all()):
         return float("inf")
-    target_mean, target = expected or (np.zeros_like(mean), np.ones_like(deviation))
-    spread = np.abs(np.log(deviation[alive] / np.maximum(target[alive], 1e-12)))
-    offset = np.abs(mean[alive] - target_mean[alive]) / np.maximum(
-        target[alive] if expected else deviation[alive], 1e-12
-    )
-    return float(np.median(spread) + np.median(offset))
+    target_mean, target = remembered or (np.zeros_like(mean), np.ones_like(deviation))
+    unit = target if remembered else deviation
+    spread = np.abs(np.log(deviation[alive] / target[alive]))
+    offset = np.abs(mean - target_mean)[alive] / unit[alive]
+    return float(np.median(spread) + 0.5 * np.median(offset))
