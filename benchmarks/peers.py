@@ -109,7 +109,7 @@ def _checked(
         first = (str(error).strip().splitlines() or [""])[0]
         return Unavailable(f"{type(error).__name__}: {first[:100]}")
     difference = max(
-        float(np.linalg.norm(output.ravel() - original.ravel()) / max(np.linalg.norm(original), 1e-12))
+        float(np.linalg.norm(output.ravel() - original.ravel()) / max(float(np.linalg.norm(original)), 1e-12))
         if output.size == original.size
         else np.inf
         for output, original in zip(outputs, expected, strict=True)

@@ -20,7 +20,7 @@ class DemoDigits:
     name = "demo"
     metric = "accuracy"
     higher_is_better = True
-    speedups = (1.67, 3.0)
+    speedups: tuple[float, ...] = (1.67, 3.0)
     input_name = "image"
     input_shapes: Mapping[str, tuple[int, ...]] = {"image": (1, 1, 28, 28)}
     input_options: Mapping[str, Any] = {"low_high": (0.0, 1.0)}
