@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
 from edge_dac.schemes.matrix_scheme import MatrixScheme
+from edge_dac.schemes.metric import tap_metric
 
 
 class Decoupled(MatrixScheme):
@@ -47,6 +48,11 @@ class Decoupled(MatrixScheme):
         blocks = covariance.reshape(groups, inputs, -1, inputs, math.prod(layer.kernel))
         averaged: FloatArray = np.diagonal(blocks, axis1=2, axis2=4).mean(axis=-1)
         return averaged[:, None]  # [g, 1, c, c]
+
+    def taps(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        groups, inputs = len(covariance), layer.in_channels // len(covariance)
+        taps = math.prod(layer.kernel)
+        return tap_metric(covariance.reshape(groups, inputs, taps, inputs, taps))[:, None]  # [g, 1, taps, taps]
 
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         groups, outputs, inputs, rank = left.shape

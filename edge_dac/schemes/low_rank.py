@@ -33,7 +33,7 @@ class LowRank:
         return float(self.energy[..., rank:].sum())
 
 
-def low_rank(matrices: FloatArray, metric: FloatArray | None = None) -> LowRank:
+def low_rank(matrices: FloatArray, metric: FloatArray | None = None, taps: FloatArray | None = None) -> LowRank:
     """Minimise ``tr((M - A B)^T S (M - A B))`` over ``A [p, r]`` and ``B [r, q]``, for every ``r`` at once.
 
     With ``S = L L^T`` this is the truncated SVD of ``L^T M`` (Eckart-Young), which the eigenvectors of the smaller Gram
@@ -48,7 +48,13 @@ def low_rank(matrices: FloatArray, metric: FloatArray | None = None) -> LowRank:
     Args:
         matrices: ``M``, ``[..., p, q]``.
         metric: ``S``, ``[..., p, p]``, symmetric positive definite; the identity where None.
+        taps: ``T``, ``[..., s, s]``, a second metric, for the columns: the error is ``tr(E^T S E (I x T))``, where the
+            last ``s`` columns at a time go together. The identity where None.
     """
+    if taps is not None:
+        root = np.linalg.cholesky(taps)
+        low = low_rank(_each_block(matrices, root), metric)
+        return LowRank(low.left, _each_block(low.right, np.linalg.inv(root)), low.energy)
     rows, columns = matrices.shape[-2:]
     transposed = np.swapaxes(matrices, -1, -2)
     if columns <= rows:
@@ -71,3 +77,10 @@ def principal_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
     largest = np.argmax(np.abs(vectors), axis=-2, keepdims=True)
     signs = np.where(np.take_along_axis(vectors, largest, axis=-2) < 0, -1.0, 1.0)
     return np.maximum(values, 0.0), vectors * signs
+
+
+def _each_block(matrices: FloatArray, factor: FloatArray) -> FloatArray:
+    """``[..., q]`` times ``I x factor``, with ``factor [..., s, s]`` for every ``s`` columns."""
+    size = factor.shape[-1]
+    blocks = matrices.reshape(*matrices.shape[:-1], -1, size) @ factor[..., None, :, :]
+    return blocks.reshape(matrices.shape)

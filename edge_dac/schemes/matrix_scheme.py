@@ -43,6 +43,10 @@ class MatrixScheme(Scheme):
     def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
         """Metric ``[..., p, p]`` of the matrices' rows: ``covariance [g, d, d]``, averaged over what ``q`` holds."""
 
+    def taps(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray | None:
+        """Metric ``[g, s, s]`` of the taps in the matrices' columns (their last ``s`` entries), where they hold any."""
+        return None
+
     def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray | None:
         """What the first factor computes from ``patches [g, d, t]``: ``[g, r * s, t]``, rank by rank.
 
@@ -87,7 +91,7 @@ class MatrixScheme(Scheme):
         check_moments(layer, moments)
         covariance = shrunk_covariance(moments, shrinkage)
         kernels = grouped_kernels(layer, covariance.dtype)
-        low = low_rank(self.matrices(kernels), self.metric(covariance, layer))
+        low = low_rank(self.matrices(kernels), self.metric(covariance, layer), self.taps(covariance, layer))
         return _FittedDecomposition(layer, self, low.astype(covariance.dtype), covariance, moments)
 
 

@@ -53,3 +53,13 @@ def grouped_kernels(layer: ConvLayer, dtype: npt.DTypeLike) -> FloatArray:
     """The weight as ``[g, n, c, *kernel]``, ``n`` outputs and ``c`` inputs a group."""
     groups = layer.attributes.groups
     return layer.weight.reshape(groups, layer.out_channels // groups, *layer.weight.shape[1:]).astype(dtype)
+
+
+def tap_metric(blocks: FloatArray) -> FloatArray:
+    """How alike the inputs of different taps are: ``[g, p, s, p, s]`` averaged over ``p``, with mean diagonal 1.
+
+    Together with a metric of the rows it stands for the covariance as a Kronecker product.
+    """
+    averaged: FloatArray = np.diagonal(blocks, axis1=1, axis2=3).mean(axis=-1)
+    scaled: FloatArray = averaged / np.trace(averaged, axis1=1, axis2=2)[:, None, None] * averaged.shape[-1]
+    return scaled

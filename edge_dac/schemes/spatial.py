@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_dac.convolution import ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
 from edge_dac.schemes.matrix_scheme import MatrixScheme
+from edge_dac.schemes.metric import tap_metric
 
 
 class Spatial(MatrixScheme):
@@ -62,6 +63,14 @@ class Spatial(MatrixScheme):
         blocks = covariance.reshape(groups, inputs, *layer.kernel, inputs, *layer.kernel)
         averaged: FloatArray = np.diagonal(blocks, axis1=2 + self._second, axis2=5 + self._second).mean(axis=-1)
         return averaged.reshape(groups, size, size)
+
+    def taps(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
+        groups, inputs, extent = len(covariance), layer.in_channels // len(covariance), layer.kernel[self._second]
+        blocks = covariance.reshape(groups, inputs, *layer.kernel, inputs, *layer.kernel)
+        if self._second == 0:
+            blocks = blocks.transpose(0, 1, 3, 2, 4, 6, 5)
+        rows = inputs * layer.kernel[self._first]
+        return tap_metric(blocks.reshape(groups, rows, extent, rows, extent))
 
     def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray:
         groups, size, rank = left.shape
