@@ -204,9 +204,6 @@ class CompileQueue:
         return None
 
     def _compile(self, managed: ManagedModel, generation: Generation) -> None:
-        if not self._settings.enabled:
-            managed.fail(generation, RequestError(_FAILED_PRECONDITION, "compression is switched off on this device"))
-            return
         if generation.cause == "reprofile":
             self._files.latency_table.unlink(missing_ok=True)
         budget = Budget.from_json(generation.budget or {})
@@ -256,7 +253,7 @@ class CompileQueue:
 
     def _extend(self, managed: ManagedModel) -> None:
         applied = managed.journal.applied
-        if applied is None or not self._settings.enabled:
+        if applied is None:
             return
         try:
             with self._child(managed, self._job(managed, None, ladder_points=LADDER_POINTS), _Kind.LADDER) as running:

@@ -11,7 +11,8 @@ line, to standard output:
 * ``{"event": "done"}`` or ``{"event": "failed", "code", "message"}``; ``code`` is a class name of ``edge_dac.errors``,
   ``MemoryError`` or ``InternalError``.
 
-This is the only module of the daemon's package that imports the planner, and nothing but the child imports it.
+This is the only module of the daemon's package that knows the planner; it imports it late, in the child, so that the
+daemon can use :class:`Job` without it.
 """
 
 from __future__ import annotations

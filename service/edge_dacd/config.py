@@ -1,8 +1,8 @@
 """The daemon's configuration: typed, from TOML, nothing in it that is not known.
 
-A configuration file has the tables ``[server]``, ``[compute]``, ``[repository]``, ``[state]``, ``[compression]`` and
-one ``[models.NAME]`` for each model; the fields of the dataclasses below are their keys. ``deploy/config.toml`` shows
-them all.
+A configuration file has the tables ``[server]``, ``[compute]``, ``[repository]``, ``[state]``, ``[compression]``,
+``[control]`` and one ``[models.NAME]`` for each model; the fields of the dataclasses below are their keys.
+``deploy/config.toml`` shows them all.
 """
 
 from __future__ import annotations
@@ -91,6 +91,19 @@ class CompressionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """``[control]``: who may change budgets, and whether the daemon changes operating points by itself.
+
+    Attributes:
+        token_file: file with the token that operators outside the Unix socket need; empty lets only this device in.
+        governor: whether it moves along the ladder to hold a latency budget.
+    """
+
+    token_file: str = ""
+    governor: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """``[models.NAME]``.
 
@@ -118,6 +131,7 @@ class Config:
     repository: RepositoryConfig = field(default_factory=RepositoryConfig)
     state: StateConfig = field(default_factory=StateConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     models: dict[str, ModelConfig] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge_dac.errors import RefusedError
 from edge_dacd.config import Config
+from edge_dacd.control_plane import ControlPlane
 from edge_dacd.executor import Executor
 from edge_dacd.inference import SERVICE, InferenceServicer
 from edge_dacd.metrics import MetricsServer, collect_process, collect_serving
@@ -64,10 +65,12 @@ class Daemon:
             signal.signal(number, lambda received, _: self._signals.put(received))
         for address in self._config.server.listen:
             check_free(address)
-        metrics = self._start_metrics()
+        control = ControlPlane(self._repository, self._config, self._state)
+        metrics = self._start_metrics(control)
         self._load_models()
-        server = self._build_server()
+        server = self._build_server(control)
         server.start()
+        control.start()
         self._ready = True
         server.set_ready(True)
         for address in server.addresses:
@@ -77,6 +80,7 @@ class Daemon:
         self._ready = False
         self._notifier.stopping()
         _log.info("draining")
+        control.close()
         server.drain()
         if metrics is not None:
             metrics.close()
@@ -92,7 +96,7 @@ class Daemon:
         if failures and not self._repository.models():
             raise RefusedError(next(iter(failures.values())))
 
-    def _build_server(self) -> Server:
+    def _build_server(self, control: ControlPlane) -> Server:
         limits = self._config.server
         memory = SharedMemory(enabled=limits.shared_memory)
         inference = InferenceServicer(
@@ -102,16 +106,16 @@ class Daemon:
             is_ready=lambda: self._ready,
             longest_deadline_s=limits.max_deadline_s or None,
         )
-        handlers = {SERVICE: handler(SERVICE, inference)}
+        handlers = {SERVICE: handler(SERVICE, inference), **control.handlers()}
         size = limits.max_message_bytes or message_bytes_for(self._repository.models())
         return Server(limits, handlers, size)
 
-    def _start_metrics(self) -> MetricsServer | None:
+    def _start_metrics(self, control: ControlPlane) -> MetricsServer | None:
         address = self._config.server.metrics_listen
         if not address:
             return None
         host, _, port = address.rpartition(":")
-        collectors = (lambda: collect_serving(self._repository, self._executor), collect_process)
+        collectors = (lambda: collect_serving(self._repository, self._executor), collect_process, control.collect)
         try:
             metrics = MetricsServer(host, int(port), collectors)
         except OSError as error:

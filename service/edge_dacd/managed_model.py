@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -70,6 +69,21 @@ class ManagedModel:
         """The budget in force."""
         applied = self.journal.applied
         return Budget.from_json(applied.budget) if applied and applied.budget is not None else None
+
+    def restore(self) -> None:
+        """Serve the last good operating point at once; what is missing or damaged is reported."""
+        applied = self.journal.applied
+        if applied is None or self.journal.model_digest != self.model.digest:
+            return
+        problems = self.points.set_ladder(applied.points)
+        wanted = applied.pinned_point or applied.active_point or ORIGINAL
+        try:
+            self.points.activate(wanted, f"the last good operating point, of generation {applied.number}")
+        except EdgeDacError as error:
+            problems.append(str(error))
+        if problems:
+            self.last_failure = "; ".join(dict.fromkeys([*self.journal.damage, *problems]))
+            _log.error("stored points", extra={"model": self.name, "reason": self.last_failure})
 
     # Accepting.
 
@@ -265,30 +279,3 @@ def _thin_out(points: list[LadderPoint], most: int) -> list[LadderPoint]:
         return points
     step = (len(points) - 1) / (most - 1)
     return [points[round(index * step)] for index in range(most)]
-
-
-def open_managed_model(
-    model: ServedModel,
-    store: ArtifactStore,
-    journal: GenerationJournal,
-    events: EventHub,
-    fingerprint: str,
-    threads: int,
-    available_memory_bytes: Callable[[], int | None],
-) -> ManagedModel:
-    """Put a freshly loaded model under control, and let it serve its last good operating point at once."""
-    points = ModelPoints(model, store, threads, available_memory_bytes)
-    managed = ManagedModel(points, journal, store, events, fingerprint)
-    applied = journal.applied
-    if applied is None or journal.model_digest != model.digest:
-        return managed
-    problems = points.set_ladder(applied.points)
-    wanted = applied.pinned_point or applied.active_point or ORIGINAL
-    try:
-        points.activate(wanted, f"the last good operating point, of generation {applied.number}")
-    except EdgeDacError as error:
-        problems.append(str(error))
-    if problems:
-        managed.last_failure = "; ".join(dict.fromkeys(problems))
-        _log.error("stored points", extra={"model": model.name, "reason": managed.last_failure})
-    return managed

@@ -27,8 +27,9 @@ from edge_dacd.changes import ChangeRequest, Outcome, Pending
 from edge_dacd.compile_queue import CompileQueue, DryRun
 from edge_dacd.config import CompressionConfig
 from edge_dacd.events import EventHub
-from edge_dacd.managed_model import ManagedModel, open_managed_model
+from edge_dacd.managed_model import ManagedModel
 from edge_dacd.models import ServedModel
+from edge_dacd.operating_points import ModelPoints
 from edge_dacd.runtime import ORIGINAL
 from edge_dacd.state_files import StateFiles
 from edge_dacd.status import RequestError, not_found
@@ -65,6 +66,7 @@ class Reconfigurator:
         self._claim = self._files.claim()
         self._store = ArtifactStore(self._files.store)
         self._store.recover()
+        self._enabled = settings.enabled
         self._threads = threads
         self._events = events
         self._available_memory_bytes = available_memory_bytes
@@ -78,13 +80,14 @@ class Reconfigurator:
     def attach(self, model: ServedModel) -> None:
         """Take a loaded model under control: it serves its last good point at once; what is missing is made later."""
         journal = GenerationJournal(self._files.generations, model.name)
-        managed = open_managed_model(
-            model, self._store, journal, self._events, self._fingerprint, self._threads, self._available_memory_bytes
-        )
+        points = ModelPoints(model, self._store, self._threads, self._available_memory_bytes)
+        managed = ManagedModel(points, journal, self._store, self._events, self._fingerprint)
         with self._lock:
             self._managed[model.name] = managed
-        with managed.lock:
-            self._resume(managed)
+        if self._enabled:
+            with managed.lock:
+                managed.restore()
+                self._resume(managed)
 
     def detach(self, model: ServedModel) -> None:
         """Let go of a model that is no longer served."""
@@ -163,6 +166,9 @@ class Reconfigurator:
         return None
 
     def _accept(self, managed: ManagedModel, request: ChangeRequest) -> Pending:
+        if not self._enabled:
+            message = f"model {request.model!r}: compression is switched off on this device"
+            raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
         arrival = managed.arrive(request)
         with managed.lock:
             managed.check_newest(arrival)

@@ -1,0 +1,83 @@
+"""Everything of the daemon that is not answering inference: put together in one place, started and ended in order."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import grpc
+
+from edge_dac.device.sensors import Sensors
+from edge_dac.errors import EdgeDacError
+from edge_dacd.authorization import Authorizer, read_token
+from edge_dacd.config import Config
+from edge_dacd.control import SERVICE, ControlServicer
+from edge_dacd.events import EventHub
+from edge_dacd.governing import Governing
+from edge_dacd.metrics import Family
+from edge_dacd.models import ModelRepository, ServedModel
+from edge_dacd.reconfiguration import Reconfigurator
+from edge_dacd.rpc import handler
+
+_log = logging.getLogger(__name__)
+
+
+class ControlPlane:
+    """Reconfiguration, governor and control service of one daemon. Make it before the models are loaded.
+
+    Args:
+        state: folder for operating points and history.
+
+    Raises:
+        UsageError: the state folder is in use or cannot be written, or the token cannot be read.
+    """
+
+    def __init__(self, repository: ModelRepository, config: Config, state: Path) -> None:
+        token = read_token(Path(config.control.token_file)) if config.control.token_file else None
+        sensors = Sensors()
+        self._events = EventHub()
+        self._reconfigurator = Reconfigurator(
+            state,
+            config.compression,
+            repository.threads,
+            self._events,
+            lambda: sensors.read().available_memory_bytes,
+        )
+        self._governing = Governing(self._reconfigurator, self._events, sensors)
+        self._servicer = ControlServicer(
+            self._reconfigurator, self._events, Authorizer(token), self._governing.service_p95_ms
+        )
+        self._governs = config.control.governor
+        repository.on_loaded(self._attach)
+        repository.on_unloaded(self._detach)
+
+    def handlers(self) -> dict[str, grpc.GenericRpcHandler]:
+        """Of the control service, by its name."""
+        return {SERVICE: handler(SERVICE, self._servicer)}
+
+    def collect(self) -> list[Family]:
+        """Metrics."""
+        return self._governing.collect()
+
+    def start(self) -> None:
+        """Begin to govern."""
+        if self._governs:
+            self._governing.start()
+
+    def close(self) -> None:
+        """End the compiler, and let go of all who wait or watch, so that the server can drain."""
+        self._governing.close()
+        self._reconfigurator.close()
+        self._events.close()
+
+    def _attach(self, model: ServedModel) -> None:
+        self._governing.attach(model)
+        try:
+            self._reconfigurator.attach(model)
+        except (EdgeDacError, OSError) as error:
+            # Serving matters most: without its history the model is served as it is.
+            _log.error("not under control", extra={"model": model.name, "reason": str(error)})
+
+    def _detach(self, model: ServedModel) -> None:
+        self._governing.detach(model)
+        self._reconfigurator.detach(model)
