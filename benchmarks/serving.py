@@ -1,4 +1,4 @@
-"""What serving costs: session.run, edge-dac (TCP, Unix socket, shared memory), KServe and MLServer in one interleaved run.
+"""What serving costs: session.run, edge-dac (TCP, Unix socket, shared memory), KServe, MLServer, interleaved.
 
 The same models, the same client (tritonclient), one compute thread each:
 
@@ -179,7 +179,7 @@ def mlserver_command(folder: Path, port: int, models: dict[str, Path]) -> list[s
         }
         (home / name / "model-settings.json").write_text(json.dumps(described))
     # MLServer imports runtimes from the working directory.
-    shell = f"cd {home} && PYTHONPATH={home} exec {peer_python('mlserver')} -m mlserver.cli start {home}"
+    shell = f"cd {home} && PYTHONPATH={home} exec {peer_python('mlserver').with_name('mlserver')} start {home}"
     return ["/bin/sh", "-c", shell]
 
 

@@ -110,8 +110,12 @@ class Executor:
         self._wait(ticket)
 
     def _wait(self, ticket: Ticket) -> None:
-        timeout = -1.0 if ticket.deadline is None else max(0.0, ticket.deadline - time.monotonic())
-        ticket._wake.acquire(timeout=timeout)
+        if ticket.deadline is None:
+            ticket._wake.acquire()
+        else:
+            # gRPC gives calls without a deadline one at the end of time.
+            remaining_s = ticket.deadline - time.monotonic()
+            ticket._wake.acquire(timeout=min(max(0.0, remaining_s), threading.TIMEOUT_MAX))
         with self._lock:
             if ticket._granted:
                 return

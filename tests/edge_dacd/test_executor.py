@@ -98,6 +98,14 @@ def test_expiry_and_cancellation_make_room(occupied: Occupied) -> None:
     assert occupied.order == ["c"]
 
 
+@pytest.mark.parametrize("deadline", [None, 1e10, 1e300, float("inf")])
+def test_no_deadline_is_too_far_away(occupied: Occupied, deadline: float | None) -> None:
+    future = occupied.submit("a", Ticket("m", 1, deadline=deadline))
+    occupied.free()
+    future.result(10)
+    assert occupied.order == ["a"]
+
+
 def test_an_expired_or_cancelled_ticket_never_starts() -> None:
     executor = Executor(1)
     with pytest.raises(RequestError, match="before the run could start"), executor.slot(Ticket("m", 1, deadline=0.0)):

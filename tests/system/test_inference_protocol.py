@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -88,6 +89,16 @@ def test_async_infer(client: Any, inputs: list[Any], operands: tuple[Array, Arra
         result, error = answers.get(timeout=20)
         assert error is None
         check(result, operands)
+
+
+def test_many_clients_without_a_deadline(daemon: Any, inputs: list[Any], operands: tuple[Array, Array]) -> None:
+    def ask(_: int) -> None:
+        with triton.InferenceServerClient(daemon.address, channel_args=[("grpc.use_local_subchannel_pool", 1)]) as own:
+            for _ in range(20):
+                check(own.infer("simple", inputs), operands)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
 
 
 def test_stream(client: Any, inputs: list[Any], operands: tuple[Array, Array]) -> None:
