@@ -14,7 +14,7 @@ from edge_dac.planning.building import with_plan
 from edge_dac.planning.candidates import ORIGINAL
 from edge_dac.planning.plan import LayerChoice, Plan, Refused
 from edge_dac.planning.planner import DEFAULT_SCHEMES, Planner, PlannerSettings, Proposal
-from edge_dac.planning.search import LADDER_POINTS, EXACT_ERROR, Outcome, climb, search
+from edge_dac.planning.search import EXACT_ERROR, LADDER_POINTS, Outcome, climb, search
 from edge_dac.planning.subject import InputRange, Subject, load_subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 
@@ -162,8 +162,7 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
     choices = tuple(_layer_choices(planner, proposal))
     error = proposal.built.error if proposal else 0.0
     ratio = proposal.built.ratio if proposal else 1.0
-    comparison = proposal.built.comparison if proposal else None
-    original_ms = comparison.median_ms(0) if comparison else planner.original_ms
+    original_ms = planner.original_ms
     warnings = () if proposal else ("no plan is faster than the original on this device: the model stays as it is",)
     return Plan(
         model_digest=subject.digest,
@@ -172,10 +171,10 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
         input_shapes=subject.input_shapes,
         threads=planner.settings.threads,
         original_latency_ms=original_ms,
-        predicted_latency_ms=proposal.predicted_ms if proposal else planner.original_ms,
+        predicted_latency_ms=original_ms * (proposal.predicted_ratio if proposal else 1.0),
         measured_latency_ms=ratio * original_ms,
         measured_ratio=ratio,
-        latency_p95_ms=comparison.percentile_ms(1, 95) if comparison else planner.original_ms * planner.tail_ratio(95),
+        latency_p95_ms=original_ms * (_tail(proposal) if proposal else planner.tail_ratio(95)),
         predicted_error=0.0 if error <= EXACT_ERROR else error,
         macs=sum(choice.macs for choice in choices),
         original_macs=sum(choice.dense_macs for choice in choices),
@@ -185,6 +184,12 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
         assumptions=subject.assumptions,
         warnings=warnings,
     )
+
+
+def _tail(proposal: Proposal) -> float:
+    """95th percentile of the rewritten model's latency, relative to the original's median in the same run."""
+    comparison = proposal.built.comparison
+    return comparison.percentile_ms(1, 95) / comparison.median_ms(0)
 
 
 def _layer_choices(planner: Planner, proposal: Proposal | None) -> Iterator[LayerChoice]:

@@ -32,7 +32,9 @@ def add_parser(subparsers: Any) -> None:
     wanted.add_argument("--budget-ms", type=float, metavar="MS", help="latency of the whole model on this device")
     wanted.add_argument("--percentile", type=int, default=50, metavar="P", help="percentile meant by --budget-ms (50)")
     wanted.add_argument("--speedup", type=float, metavar="X", help="original latency over the plan's")
-    wanted.add_argument("--max-error", type=float, metavar="E", help="largest relative output error; 0: exact rewrites only")
+    wanted.add_argument(
+        "--max-error", type=float, metavar="E", help="largest relative output error; 0: exact rewrites only"
+    )
     wanted.add_argument("--mac-fraction", type=float, metavar="F", help="largest share of the multiply-accumulates")
     wanted.add_argument("--memory-bytes", type=int, metavar="N", help="largest size of the model")
     wanted.add_argument("--rank", type=int, metavar="R", help="the paper: DAC with one rank for all layers")
@@ -43,12 +45,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--input-range", metavar="LO,HI", help="values of black and white at the inputs")
     parser.add_argument("--mean", metavar="M,...", help="per channel, subtracted from the inputs")
     parser.add_argument("--std", metavar="S,...", help="per channel, the inputs are divided by")
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="fit to real inputs (npy or pictures); never needed")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="fit to real inputs (npy or pictures); never needed"
+    )
     parser.add_argument("--latency-table", type=Path, metavar="FILE", help="keep measured latency ratios in FILE")
     parser.add_argument("--allow-external", action="store_true", help="accept tensor data next to the model")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
     parser.add_argument("--dry-run", action="store_true", help="plan and measure, write nothing")
-    parser.add_argument("--best-effort", action="store_true", help="write the best found where the budget cannot be met")
+    parser.add_argument(
+        "--best-effort", action="store_true", help="write the best found where the budget cannot be met"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -131,7 +137,15 @@ def _print(arguments: argparse.Namespace, result: Compressed, written: bool) -> 
         print_json({**plan.to_json(), "changed": result.changed, "written": str(arguments.output) if written else None})
         return
     rows = [
-        (c.layer, c.scheme, c.rank or "-", c.lowering, f"{c.dense_latency_ms:.3f}", f"{c.latency_ms:.3f}", f"{c.error:.4f}")
+        (
+            c.layer,
+            c.scheme,
+            c.rank or "-",
+            c.lowering,
+            f"{c.dense_latency_ms:.3f}",
+            f"{c.latency_ms:.3f}",
+            f"{c.error:.4f}",
+        )
         for c in plan.choices
         if not (c.scheme == "dense" and c.lowering == "direct")
     ]
@@ -140,7 +154,8 @@ def _print(arguments: argparse.Namespace, result: Compressed, written: bool) -> 
         print_table("Replaced layers", columns, rows)
     measured_ms = plan.measured_latency_ms or plan.original_latency_ms
     saved = 1 - plan.macs / max(plan.original_macs, 1)
-    print(f"latency   {plan.original_latency_ms:.3f} ms -> {measured_ms:.3f} ms ({plan.original_latency_ms / measured_ms:.2f}x, measured)")
+    speedup = plan.original_latency_ms / measured_ms
+    print(f"latency   {plan.original_latency_ms:.3f} ms -> {measured_ms:.3f} ms ({speedup:.2f}x, measured)")
     print(f"MACs      {plan.original_macs / 1e6:.1f} M -> {plan.macs / 1e6:.1f} M ({saved:.1%} saved)")
     print(f"error     {plan.predicted_error:.4g} (relative output error on held-out synthetic inputs)")
     for assumption in plan.assumptions:

@@ -11,7 +11,9 @@ from edge_dac.convolution import ConvLayer
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("inspect", help="layers: shape, MACs, measured ms, schemes that apply or the refusal")
+    parser = subparsers.add_parser(
+        "inspect", help="layers: shape, MACs, measured ms, schemes that apply or the refusal"
+    )
     add_model(parser)
     add_shapes(parser)
     add_threads(parser)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
@@ -66,7 +67,12 @@ def progress_bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback]:
     if not sys.stderr.isatty() or getattr(arguments, "json", False):
         yield ignore_progress
         return
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<26}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 

@@ -44,7 +44,7 @@ def open_session(model: bytes | Path, options: onnxruntime.SessionOptions) -> on
     source = str(model) if isinstance(model, Path) else model
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated types, all meaning the same here
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelFormatError(f"ONNX Runtime does not accept the model: {reason}") from error
 
@@ -89,6 +89,10 @@ class Comparison:
         low, high = np.percentile(ratios, [25, 75])
         return float((high - low) / 2 / np.median(ratios))
 
+    def standard_error(self, index: int) -> float:
+        """Standard error of that ratio, relative: 1.25 (of a median) x the deviation seen in the quartiles."""
+        return float(1.25 * self.spread(index) / 0.674 / np.sqrt(self.round_ms.shape[1]))
+
     def median_ms(self, index: int) -> float:
         return float(np.median(self.round_ms[index]))
 
@@ -128,8 +132,9 @@ def compare(
             if time.perf_counter() - started > time_budget_s:
                 break
             comparison = Comparison(np.array(rounds).T)
-            errors = [1.5 * comparison.spread(index) / np.sqrt(len(rounds)) for index in range(1, len(sessions))]
-            if all(error < precision for error in errors):
+            if len(sessions) > 1 and all(
+                comparison.standard_error(index) < precision for index in range(1, len(sessions))
+            ):
                 break
     return Comparison(np.array(rounds).T)
 
@@ -163,9 +168,7 @@ class ProfiledModel:
     def node_runs(self) -> dict[str, npt.NDArray[np.float64]]:
         """Kernel milliseconds ``[runs]`` by node name, in execution order. Ends the profile: call once."""
         events = json.loads(Path(self.session.end_profiling()).read_text())
-        runs = sorted(
-            (event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run"
-        )
+        runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
         starts = np.array([start for start, _ in runs])
         durations: dict[str, npt.NDArray[np.float64]] = {}
         for event in events:

@@ -104,9 +104,7 @@ def _rank_from_json(value: Any) -> Rank | None:
     return None if value is None else int(value)
 
 
-def _check_number(
-    name: str, value: float | None, *, above: float | None = None, at_least: float | None = None
-) -> None:
+def _check_number(name: str, value: float | None, *, above: float | None = None, at_least: float | None = None) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

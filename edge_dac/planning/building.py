@@ -24,7 +24,6 @@ from edge_dac.statistics.execution import extract
 from edge_dac.statistics.output_error import comparable_tensors, output_error
 
 
-
 @dataclass(frozen=True, eq=False)
 class Built:
     """A rewritten model and how it compares with the original.
@@ -51,9 +50,7 @@ def build_model(subject: Subject, chosen: Mapping[str, tuple[Candidate, Factoriz
     return replace_layers(subject.proto, subject.inventory, replacements)
 
 
-def _replacement(
-    candidate: Candidate, factorization: Factorization
-) -> Callable[[ConvLayer, str, str], LoweredLayer]:
+def _replacement(candidate: Candidate, factorization: Factorization) -> Callable[[ConvLayer, str, str], LoweredLayer]:
     def replace(layer: ConvLayer, input_name: str, output_name: str) -> LoweredLayer:
         return LOWERINGS[candidate.lowering].lower(layer, factorization, input_name, output_name)
 

@@ -89,7 +89,9 @@ class Plan:
         """Inverse of :meth:`to_json` after a round trip through JSON text."""
         fields = dict(values)
         fields["choices"] = tuple(
-            LayerChoice(**{**choice, "rank": tuple(choice["rank"]) if isinstance(choice["rank"], list) else choice["rank"]})
+            LayerChoice(
+                **{**choice, "rank": tuple(choice["rank"]) if isinstance(choice["rank"], list) else choice["rank"]}
+            )
             for choice in values["choices"]
         )
         fields["refused"] = tuple(Refused(**refused) for refused in values["refused"])

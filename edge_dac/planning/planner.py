@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.latency_table import LatencyTable
-from edge_dac.device.probes import Comparison, compare
+from edge_dac.device.probes import compare
 from edge_dac.device.profile import profile_device
 from edge_dac.planning.building import Built, Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
@@ -56,8 +56,15 @@ class Proposal:
     """A selection that was built and measured."""
 
     choices: Mapping[str, Option]
-    predicted_ms: float
+    predicted_ratio: float
     built: Built
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it beats the original by more than the comparison may be wrong."""
+        comparison = self.built.comparison
+        changed = any(option.candidate != ORIGINAL for option in self.choices.values())
+        return changed and comparison.ratio(1) + comparison.standard_error(1) < 1.0
 
 
 @dataclass(eq=False)
@@ -103,25 +110,31 @@ class Planner:
         table = LatencyTable(self.settings.latency_table, self.fingerprint)
         return LatencyEstimator(table, self.settings.threads, original)
 
-    @cached_property
-    def _original_rounds(self) -> Comparison:
-        session = self.verifier.original
-        return compare([session, session], self.subject.timing_feed, min_rounds=20, time_budget_s=self.settings.verify_time_s)
+    @property
+    def reference_ms(self) -> float:
+        """Median latency of the untouched model in the run that layer times come from; predictions are in its units."""
+        return self.estimator.original.model_ms
 
-    def tail_ratio(self, percentile: int) -> float:
-        """A percentile of the untouched model's latency, relative to its median."""
-        return self._original_rounds.percentile_ms(0, percentile) / self._original_rounds.median_ms(0)
+    @cached_property
+    def _original_rounds_ms(self) -> list[float]:
+        session = self.verifier.original
+        alone = compare([session], self.subject.timing_feed, min_rounds=20, time_budget_s=self.settings.verify_time_s)
+        return list(alone.round_ms[0])
 
     @property
     def original_ms(self) -> float:
-        """Median latency of the untouched model."""
-        return self.estimator.original.model_ms
+        """Median latency of the untouched model over all runs so far: the device's speed drifts, ratios do not."""
+        return float(np.median(self._original_rounds_ms))
+
+    def tail_ratio(self, percentile: int) -> float:
+        """A percentile of the untouched model's latency, relative to its median."""
+        return float(np.percentile(self._original_rounds_ms, percentile)) / self.original_ms
 
     @cached_property
     def worthwhile(self) -> list[ConvLayer]:
         """Layers that take a noticeable share of the time."""
         spent = self.estimator.original.layer_ms
-        least = WORTHWHILE_SHARE * self.original_ms
+        least = WORTHWHILE_SHARE * self.reference_ms
         return [layer for layer in self.subject.inventory.layers if spent.get(layer.name, 0.0) >= least]
 
     def probe(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
@@ -157,9 +170,7 @@ class Planner:
         self.probe(candidates)
         wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
         fits: dict[str, dict[Candidate, Fit]] = {}
-        for name, fitted in fit_layers(
-            self.subject, wanted, threads=self.settings.threads, progress=self.progress
-        ):
+        for name, fitted in fit_layers(self.subject, wanted, threads=self.settings.threads, progress=self.progress):
             fits[name] = fitted
             self.remember(name, fitted)
         slopes = measure_slopes(
@@ -205,17 +216,20 @@ class Planner:
         stored = self._factors.setdefault(name, {})
         stored.update({(c.scheme, c.rank): fit.factorization for c, fit in fits.items()})
 
-    def predicted_ms(self, choices: Mapping[str, Option]) -> float:
-        """Whole-model milliseconds of a selection, with the correction learned from measured ones."""
-        return self.original_ms + self._gain * self._raw_saving(choices)
+    def predicted_ratio(self, choices: Mapping[str, Option]) -> float:
+        """Whole-model latency of a selection relative to the original, with the correction learned from measured ones."""
+        return 1.0 + self._gain * self._raw_saving(choices)
 
     def _raw_saving(self, choices: Mapping[str, Option]) -> float:
+        """Predicted change of the whole model's latency, as a share of it; negative where something is saved."""
         spent = self.estimator.original.layer_ms
-        return sum(option.latency_ms - spent[name] for name, option in choices.items())
+        return sum(option.latency_ms - spent[name] for name, option in choices.items()) / self.reference_ms
 
     def build(self, choices: Mapping[str, Option]) -> Built:
         """Build and measure a selection."""
-        model = build_model(self.subject, {n: self._chosen(n, o.candidate) for n, o in choices.items() if o.candidate != ORIGINAL})
+        model = build_model(
+            self.subject, {n: self._chosen(n, o.candidate) for n, o in choices.items() if o.candidate != ORIGINAL}
+        )
         return self.verifier.measure(model)
 
     def _chosen(self, name: str, candidate: Candidate) -> tuple[Candidate, Factorization]:
@@ -228,23 +242,29 @@ class Planner:
 
     def propose(self, choices: Mapping[str, Option]) -> Proposal:
         """Build a selection, measure it, and learn from it how much of a predicted saving arrives."""
-        predicted_ms = self.predicted_ms(choices)
+        predicted = self.predicted_ratio(choices)
         built = self.build(choices)
+        self._original_rounds_ms.extend(built.comparison.round_ms[0])
         saving = self._raw_saving(choices)
-        if saving < -0.02 * self.original_ms:
-            self._gain = float(np.clip((built.ratio - 1.0) * self.original_ms / saving, 0.2, 2.0))
-        return Proposal(choices, predicted_ms, built)
+        if saving < -0.02:
+            self._gain = float(np.clip((built.ratio - 1.0) / saving, 0.2, 2.0))
+        return Proposal(choices, predicted, built)
 
     def fastest_exact(self) -> dict[str, Option]:
         """The fastest option without loss, for every layer."""
         return {name: min(entries, key=lambda o: o.latency_ms) for name, entries in self.exact_options.items()}
 
-    def select(self, options: Mapping[str, Sequence[Option]], limits: Limits, objective: str) -> dict[str, Option] | None:
-        """Least damage within limits; the latency limit is for the whole model and gets the learned correction."""
+    def select(
+        self, options: Mapping[str, Sequence[Option]], limits: Limits, objective: str
+    ) -> dict[str, Option] | None:
+        """Least damage within limits.
+
+        The latency limit is for the whole model, in the units of :attr:`reference_ms`, and gets the learned correction.
+        """
         names = list(options)
         inner = limits
         if limits.latency_ms is not None:
-            room = (limits.latency_ms - self.original_ms) / self._gain
+            room = (limits.latency_ms - self.reference_ms) / self._gain
             dense = sum(self.estimator.original.layer_ms[name] for name in names)
             inner = Limits(dense + room, limits.macs, limits.size_bytes)
         chosen = cheapest_damage([options[name] for name in names], inner, OBJECTIVES[objective])

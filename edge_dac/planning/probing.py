@@ -60,9 +60,7 @@ class LatencyEstimator:
         """Time of the candidate relative to the untouched layer; None where nothing near was measured."""
         if candidate == ORIGINAL:
             return 1.0
-        key = candidate_key(
-            layer_signature(layer), candidate.scheme, candidate.rank, candidate.lowering, self.threads
-        )
+        key = candidate_key(layer_signature(layer), candidate.scheme, candidate.rank, candidate.lowering, self.threads)
         measured = self.table.get(key)
         return self._interpolated(layer, candidate) if measured is None else measured
 
@@ -94,7 +92,9 @@ class LatencyEstimator:
         return float(np.interp(macs, [point[0] for point in curve], [point[1] for point in curve]))
 
 
-def measure_original(model: bytes, proto: onnx.ModelProto, inventory: Inventory, feeds: Feeds, threads: int) -> LayerLatency:
+def measure_original(
+    model: bytes, proto: onnx.ModelProto, inventory: Inventory, feeds: Feeds, threads: int
+) -> LayerLatency:
     """Times of the untouched model, by layer."""
     (first,) = profile_models([model], feeds, threads, rounds=1)
     (timing,) = profile_models([model], feeds, threads, rounds=_rounds(first.median_ms, target_ms=1500))

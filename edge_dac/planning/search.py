@@ -18,6 +18,9 @@ from edge_dac.schemes import SCHEMES
 
 LADDER_POINTS = 6
 
+USELESS_ERROR = 0.5
+"""A point whose outputs are this far off (1: as good as answering the mean) is no rung of a ladder."""
+
 EXACT_ERROR = 1e-6
 """Output error up to which a plan counts as exact: rounding of float32 through a deep network (a squared norm)."""
 
@@ -47,26 +50,24 @@ def search(planner: Planner, budget: Budget) -> Outcome:
     """
     if budget.fixes_ranks:
         return _fixed_ranks(planner, budget)
-    target_ms = target_latency_ms(planner, budget)
-    limits = _limits(planner, budget, target_ms)
-    if not limits.given():
+    if not _limits(planner, budget).given():
         return _least_latency(planner, budget.max_error or 0.0)
-    return _within_limits(planner, budget, limits)
+    return _within_limits(planner, budget)
 
 
-def target_latency_ms(planner: Planner, budget: Budget) -> float | None:
-    """The wanted median latency; a wish for another percentile is scaled by that percentile of the original's runs."""
+def target_ratio(planner: Planner, budget: Budget) -> float | None:
+    """The wanted latency relative to the original's; a wish for a percentile is compared with the original's."""
     if budget.speedup is not None:
-        return planner.original_ms / budget.speedup
+        return 1.0 / budget.speedup
     if budget.latency_ms is None:
         return None
-    if budget.percentile == 50:
-        return budget.latency_ms
-    return budget.latency_ms / planner.tail_ratio(budget.percentile)
+    tail = 1.0 if budget.percentile == 50 else planner.tail_ratio(budget.percentile)
+    return budget.latency_ms / (planner.original_ms * tail)
 
 
-def _limits(planner: Planner, budget: Budget, target_ms: float | None) -> Limits:
-    """Limits over the considered layers: what the others use is taken off."""
+def _limits(planner: Planner, budget: Budget) -> Limits:
+    """Limits on latency (of the whole model) and on MACs and size of the considered layers: what others use is taken off."""
+    ratio = target_ratio(planner, budget)
     considered = {layer.name for layer in planner.worthwhile}
     others = [layer for layer in planner.subject.inventory.layers if layer.name not in considered]
     macs = size = None
@@ -76,19 +77,19 @@ def _limits(planner: Planner, budget: Budget, target_ms: float | None) -> Limits
     if budget.memory_bytes is not None:
         kept = len(planner.subject.serialized) - sum(weight_bytes(ORIGINAL, layer) for layer in planner.worthwhile)
         size = max(budget.memory_bytes - kept, 0.0)
-    return Limits(target_ms, macs, size)
+    return Limits(None if ratio is None else ratio * planner.reference_ms, macs, size)
 
 
 def _least_latency(planner: Planner, max_error: float) -> Outcome:
     """The fastest selection whose error stays within ``max_error``; exact where that is 0."""
     exact = planner.propose(planner.fastest_exact())
-    best = exact if exact.built.ratio < 1.0 else None
+    best = exact if exact.is_faster else None
     allowed = max_error
     for step in range(MAX_CORRECTIONS if max_error > 0.0 else 0):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "largest allowed error"))
         proposal = planner.propose(planner.select_fastest(planner.all_options, allowed))
         error = proposal.built.error
-        if error <= max_error and (best is None or proposal.built.ratio < best.built.ratio):
+        if error <= max_error and proposal.is_faster and (best is None or proposal.built.ratio < best.built.ratio):
             best = proposal
         if max_error * 0.8 <= error <= max_error or error <= 0.0:
             break
@@ -97,82 +98,83 @@ def _least_latency(planner: Planner, max_error: float) -> Outcome:
     return Outcome(best, met=True)
 
 
-def _within_limits(planner: Planner, budget: Budget, limits: Limits) -> Outcome:
+def _within_limits(planner: Planner, budget: Budget) -> Outcome:
     exact = planner.propose(planner.fastest_exact())
-    if _meets(planner, exact, budget, limits) and exact.built.ratio < 1.0:
-        return Outcome(exact, met=True)
-    if limits.latency_ms is not None and planner.original_ms <= limits.latency_ms and _only_latency(limits):
-        return Outcome(exact if exact.built.ratio < 1.0 else None, met=True)
+    limits = _limits(planner, budget)
+    if not _shortfalls(planner, exact, budget):
+        return Outcome(exact if exact.is_faster else None, met=True)
+    if _only_latency(limits) and (limits.latency_ms or 0.0) >= planner.reference_ms:
+        return Outcome(exact if exact.is_faster else None, met=True)
     if budget.max_error == 0.0:
         return _missed(planner, exact, budget)
-    return _corrected(planner, budget, limits, exact)
+    return _corrected(planner, budget, exact)
 
 
-def _corrected(planner: Planner, budget: Budget, limits: Limits, exact: Proposal) -> Outcome:
+def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
     """Select, build, measure, learn; until the measured latency is within the tolerance of the limit or nothing changes."""
     best: Proposal | None = None
     nearest = exact
     tried: list[Mapping[str, Option]] = []
-    aim = limits
+    tightening = 1.0
     for step in range(MAX_CORRECTIONS):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "whole model"))
-        found = planner.best_objective(aim)
+        limits = _limits(planner, budget)
+        found = planner.best_objective(_tightened(limits, tightening))
         choices = planner.fastest_of_all() if found is None else found[1]
         if choices in tried:
             break
         tried.append(choices)
         proposal = planner.propose(choices)
-        if _meets(planner, proposal, budget, limits):
+        if proposal.is_faster and not _shortfalls(planner, proposal, budget):
             if best is None or proposal.built.error < best.built.error:
                 best = proposal
         elif proposal.built.ratio < nearest.built.ratio:
             nearest = proposal
-        aim = _next_aim(planner, proposal, limits, aim)
+        if limits.latency_ms is not None:
+            over = proposal.built.ratio * planner.reference_ms / limits.latency_ms
+            if 1.0 - TOLERANCE <= over <= 1.0:
+                break
+            tightening = tightening * min(1 / over, 0.995) if over > 1.0 else 1.0
     planner.progress(Progress("verify", 1.0, "whole model"))
     return Outcome(best, met=True) if best is not None else _missed(planner, nearest, budget)
 
 
-def _next_aim(planner: Planner, proposal: Proposal, limits: Limits, aim: Limits) -> Limits:
-    """Tighten a missed latency a little beyond the learned correction; return to the limit where there is room."""
-    if limits.latency_ms is None or aim.latency_ms is None:
-        return aim
-    measured_ms = proposal.built.ratio * planner.original_ms
-    if measured_ms > limits.latency_ms:
-        return Limits(aim.latency_ms * min(limits.latency_ms / measured_ms, 0.995), aim.macs, aim.size_bytes)
-    if measured_ms < (1 - TOLERANCE) * limits.latency_ms:
-        return Limits(limits.latency_ms, aim.macs, aim.size_bytes)
-    return aim
+def _tightened(limits: Limits, factor: float) -> Limits:
+    """Aim below a latency that was missed: the learned correction alone may choose the same plan again."""
+    latency_ms = None if limits.latency_ms is None else limits.latency_ms * factor
+    return Limits(latency_ms, limits.macs, limits.size_bytes)
 
 
 def _only_latency(limits: Limits) -> bool:
     return limits.macs is None and limits.size_bytes is None
 
 
-def _meets(planner: Planner, proposal: Proposal, budget: Budget, limits: Limits) -> bool:
-    return not _shortfalls(planner, proposal, budget, limits) and proposal.built.ratio < 1.0
-
-
-def _shortfalls(planner: Planner, proposal: Proposal, budget: Budget, limits: Limits) -> list[str]:
+def _shortfalls(planner: Planner, proposal: Proposal, budget: Budget) -> list[str]:
+    """What of the budget a measured proposal misses, in words."""
     found = []
-    measured_ms = proposal.built.ratio * planner.original_ms
-    if limits.latency_ms is not None and measured_ms > limits.latency_ms * (1 + TOLERANCE / 2):
-        found.append(f"latency {measured_ms:.3g} ms, budget {limits.latency_ms:.3g} ms")
+    limits = _limits(planner, budget)
+    measured = proposal.built.ratio * planner.reference_ms
+    if limits.latency_ms is not None and measured > limits.latency_ms * (1 + TOLERANCE / 2):
+        scale = planner.original_ms / planner.reference_ms
+        found.append(f"latency {measured * scale:.3g} ms where {limits.latency_ms * scale:.3g} ms is wanted")
     if budget.max_error is not None and proposal.built.error > max(budget.max_error, EXACT_ERROR):
-        found.append(f"predicted error {proposal.built.error:.3g}, budget {budget.max_error:.3g}")
+        found.append(f"predicted error {proposal.built.error:.3g} where {budget.max_error:.3g} is allowed")
     macs = sum(option.macs for option in proposal.choices.values())
     if limits.macs is not None and macs > limits.macs * (1 + 1e-9):
-        found.append(f"{planner.mac_fraction(proposal.choices):.3g} of the MACs, budget {budget.mac_fraction:.3g}")
+        found.append(
+            f"{planner.mac_fraction(proposal.choices):.3g} of the MACs where {budget.mac_fraction:.3g} is allowed"
+        )
     size = sum(option.size_bytes for option in proposal.choices.values())
     if limits.size_bytes is not None and size > limits.size_bytes:
-        found.append(f"size {len(proposal.built.model)} bytes, budget {budget.memory_bytes} bytes")
+        found.append(f"{len(proposal.built.model)} bytes where {budget.memory_bytes} are allowed")
     return found
 
 
 def _missed(planner: Planner, nearest: Proposal, budget: Budget) -> Outcome:
-    limits = _limits(planner, budget, target_latency_ms(planner, budget))
-    proposal = nearest if nearest.built.ratio < 1.0 else None
-    shortfall = "; ".join(_shortfalls(planner, nearest, budget, limits)) or "nothing is faster than the original"
-    return Outcome(proposal, met=False, shortfall=shortfall)
+    """The nearest proposal, or the original where that is not faster, with what it misses."""
+    shortfall = "; ".join(_shortfalls(planner, nearest, budget)) or "nothing is faster than the original"
+    shortfall += f" (latency ratio {nearest.built.ratio:.3f}, predicted error {nearest.built.error:.3g})"
+    return Outcome(nearest if nearest.is_faster else None, met=False, shortfall=shortfall)
 
 
 def _fixed_ranks(planner: Planner, budget: Budget) -> Outcome:
@@ -267,25 +269,25 @@ def _fixed_options(planner: Planner, chosen: Mapping[str, Candidate], *, weighte
     }
 
 
-def ladder_targets_ms(planner: Planner, fastest_exact_ms: float, points: int) -> list[float]:
-    """Latencies of the lossy rungs: evenly spaced ratios from the fastest exact point down to the predicted bottom."""
-    bottom_ms = max(planner.predicted_ms(planner.fastest_of_all()), 0.05 * fastest_exact_ms)
-    steps = np.linspace(0.0, 1.0, points + 1)[1:]
-    return [float(fastest_exact_ms * (bottom_ms / fastest_exact_ms) ** step) for step in steps]
-
-
 def climb(planner: Planner, points: int) -> Iterator[Proposal]:
-    """The rungs below the original: the fastest exact point, then lossy ones; each faster than the one before."""
+    """The rungs below the original: the fastest exact point, then lossy ones; each faster than the one before.
+
+    Latencies fall in equal ratios from the fastest exact point to the bottom; a rung that would lose nearly everything
+    ends the ladder.
+    """
     exact = planner.propose(planner.fastest_exact())
     fastest = 1.0
-    start_ms = planner.original_ms
-    if exact.built.ratio < 1.0:
+    if exact.is_faster:
         fastest = exact.built.ratio
-        start_ms = fastest * planner.original_ms
         yield exact
-    for target_ms in ladder_targets_ms(planner, start_ms, points - 1):
-        found = planner.best_objective(Limits(latency_ms=target_ms))
+    start = fastest
+    bottom = float(np.clip(planner.predicted_ratio(planner.fastest_of_all()), 0.05 * fastest, fastest))
+    for rung in range(1, points - 1):
+        ratio = start * (bottom / start) ** (rung / (points - 2))
+        found = planner.best_objective(Limits(latency_ms=ratio * planner.reference_ms))
         proposal = planner.propose(planner.fastest_of_all() if found is None else found[1])
-        if proposal.built.ratio < fastest * (1 - TOLERANCE):
+        if proposal.built.error > USELESS_ERROR:
+            return
+        if proposal.is_faster and proposal.built.ratio < fastest * (1 - TOLERANCE):
             fastest = proposal.built.ratio
             yield proposal

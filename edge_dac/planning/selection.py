@@ -96,7 +96,9 @@ def _solve_or_fail(weights: list[Array], costs: list[Array], limit: float) -> Se
     return selection
 
 
-def _surrogate(totals_by_name: Mapping[str, list[Array]], limits: Mapping[str, float], costs: list[Array]) -> list[int] | None:
+def _surrogate(
+    totals_by_name: Mapping[str, list[Array]], limits: Mapping[str, float], costs: list[Array]
+) -> list[int] | None:
     names = list(limits)
     scaled = {name: [values / max(limits[name], 1e-12) for values in totals_by_name[name]] for name in names}
     multipliers = np.full(len(names), 1.0 / len(names))
