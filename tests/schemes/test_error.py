@@ -10,7 +10,7 @@ from edge_dac.convolution import ConvLayer
 from edge_dac.errors import UsageError
 from edge_dac.schemes import SCHEMES
 from edge_dac.schemes.composition import compose
-from edge_dac.schemes.error import layer_error
+from edge_dac.schemes.error import LayerError, layer_error
 from edge_dac.schemes.scheme import Moments
 
 
@@ -51,3 +51,18 @@ def test_moments_of_another_layer_are_a_usage_error(make_layer: Callable[..., Co
         SCHEMES["dac"].factorize(layer, 1, other)
     with pytest.raises(UsageError, match="shrinkage: expected a share"):
         SCHEMES["dac"].factorize(layer, 1, replace(other, mean=np.zeros((1, 36)), covariance=np.eye(36)[None]), 0.0)
+
+
+def test_probes_estimate_what_the_full_covariance_gives(make_layer: Callable[..., ConvLayer]) -> None:
+    layer = make_layer(24, 150, (3, 3))
+    rng = np.random.default_rng(4)
+    roots = rng.standard_normal((400, 1350)) * np.geomspace(1, 0.03, 1350)
+    moments = Moments(np.zeros((1, 1350)), (roots.T @ roots)[None], 400)
+    errors = LayerError(layer, moments)
+    kernels = layer.weight.reshape(24, -1)
+    for rank in (1, 3, 6):
+        factorization = SCHEMES["dac"].factorize(layer, rank)
+        difference = kernels - compose(factorization).reshape(24, -1)
+        exact = np.square(difference @ roots.T).sum() / np.square(kernels @ roots.T).sum()
+        assert errors.of(factorization) == pytest.approx(exact, rel=0.1)
+    assert errors.of(SCHEMES["dense"].factorize(layer, 1)) == 0.0
