@@ -11,6 +11,8 @@ Rules (``x`` input, ``W`` weight, ``b`` bias of a ``Conv``):
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -47,17 +49,18 @@ def canonicalize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Folding:
-    """The state of one pass over a model: how often names are read, which are taken, and which may go."""
+    """The state of one pass over a model: how often the names of a graph are read, which are taken, which may go."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.opset = default_opset(model)
-        self.uses = count_uses(model)
+        self.uses: Counter[str] = Counter()
         self.names = value_names(model)
         self.released: set[str] = set()
 
     def fold(self, scope: Scope) -> None:
         """Fold everything in one graph, its inner graphs not included."""
         nodes = scope.graph.node
+        self.uses = count_uses(scope.graph)
         writers = {node.output[0]: index for index, node in enumerate(nodes) if node.output}
         folded: set[int] = set()
         for index, node in enumerate(nodes):

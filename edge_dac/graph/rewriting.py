@@ -11,7 +11,7 @@ import onnx
 from edge_dac.convolution import ConvLayer
 from edge_dac.errors import VerificationError
 from edge_dac.graph.layers import Inventory
-from edge_dac.graph.scopes import drop_unused, scope_at, unique_name, value_names, walk
+from edge_dac.graph.scopes import drop_unused, inner_graphs, scope_at, unique_name, value_names, walk
 
 PLAN_KEY = "edge_dac.plan"
 """Key in the model's ``metadata_props`` under which the plan is recorded."""
@@ -30,7 +30,7 @@ class Replacement(Protocol):
 
 
 MakeReplacement: TypeAlias = Callable[[ConvLayer, str, str], Replacement]
-"""Called with the layer, the name of its input and the name of its output."""
+"""Called with the layer and the names by which the nodes read its input and write its output."""
 
 
 def replace_layers(
@@ -65,9 +65,11 @@ def replace_layers(
         site = inventory.sites[name]
         scope = scope_at(result, site.path)
         node = scope.graph.node[site.index]
-        made = replacements[name](layers[name], node.input[0], node.output[0])
+        # Stand-ins, because the model's own names may be among those that the replacement makes up.
+        ends = {f"input of {name}": node.input[0], f"output of {name}": node.output[0]}
+        made = replacements[name](layers[name], *ends)
         released.update(node.input[1:])
-        fresh = _renamed(name, made, node.input[0], node.output[0], values, nodes)
+        fresh = _renamed(name, made, ends, values, nodes)
         del scope.graph.node[site.index]
         for offset, replacing in enumerate(fresh.nodes):
             scope.graph.node.insert(site.index + offset, replacing)
@@ -91,31 +93,33 @@ class _Fresh:
     initializers: list[onnx.TensorProto]
 
 
-def _renamed(
-    layer: str, made: Replacement, input_name: str, output_name: str, values: set[str], node_names: set[str]
-) -> _Fresh:
-    """A copy of ``made`` with names that the model does not use yet.
+def _renamed(layer: str, made: Replacement, ends: Mapping[str, str], values: set[str], node_names: set[str]) -> _Fresh:
+    """A copy of ``made`` between the tensors that ``ends`` stands for, with other names that the model does not use yet.
 
     Raises:
         VerificationError: a node reads a tensor that does not exist yet, or the output is not written by the last.
     """
-    renamed = {tensor.name: unique_name(tensor.name, values) for tensor in made.initializers}
-    readable = {input_name, "", *renamed}
+    input_name, output_name = ends
+    constants = {tensor.name: unique_name(tensor.name, values) for tensor in made.initializers}
+    readable = {input_name, "", *constants}
+    renamed = {**ends, **constants}
     nodes = []
     for original in made.nodes:
         for name in original.input:
             if name not in readable:
                 raise VerificationError(f"layer {layer!r}: its replacement reads {name!r}, which it does not make")
-        renamed.update({name: unique_name(name, values) for name in original.output if name and name != output_name})
+        renamed.update({name: unique_name(name, values) for name in original.output if name and name not in ends})
         readable.update(original.output)
         node = onnx.NodeProto()
         node.CopyFrom(original)
         node.name = unique_name(original.name or f"{layer}/{original.op_type}", node_names)
-        node.input[:] = [renamed.get(name, name) for name in original.input]
+        _rename_reads(node, renamed)
         node.output[:] = [renamed.get(name, name) for name in original.output]
         nodes.append(node)
-    if not nodes or output_name not in nodes[-1].output:
-        raise VerificationError(f"layer {layer!r}: the last node of its replacement does not write {output_name!r}")
+    if not nodes or ends[output_name] not in nodes[-1].output:
+        raise VerificationError(
+            f"layer {layer!r}: the last node of its replacement does not write {ends[output_name]!r}"
+        )
     initializers = []
     for tensor in made.initializers:
         copy = onnx.TensorProto()
@@ -123,6 +127,16 @@ def _renamed(
         copy.name = renamed[tensor.name]
         initializers.append(copy)
     return _Fresh(nodes, initializers)
+
+
+def _rename_reads(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Rename what a node reads, also from within the graphs that it holds."""
+    node.input[:] = [renamed.get(name, name) for name in node.input]
+    for _, graph in inner_graphs(node):
+        own = {name for inner in graph.node for name in inner.output} | {value.name for value in graph.input}
+        visible = {old: new for old, new in renamed.items() if old not in own}
+        for inner in graph.node:
+            _rename_reads(inner, visible)
 
 
 def _record(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

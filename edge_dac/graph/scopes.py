@@ -164,13 +164,13 @@ def scope_at(model: onnx.ModelProto, path: GraphPath) -> Scope:
     return scope
 
 
-def count_uses(model: onnx.ModelProto) -> Counter[str]:
-    """How often each name is read, in any graph of the model; being a graph's output is a use."""
-    uses: Counter[str] = Counter()
-    for scope in walk(model):
-        for node in scope.graph.node:
-            uses.update(name for name in node.input if name)
-        uses.update(value.name for value in scope.graph.output)
+def count_uses(graph: onnx.GraphProto) -> Counter[str]:
+    """How often each name is read in a graph and in those inside it; being a graph's output is a use."""
+    uses: Counter[str] = Counter(value.name for value in graph.output)
+    for node in graph.node:
+        uses.update(name for name in node.input if name)
+        for _, inner in inner_graphs(node):
+            uses += count_uses(inner)
     return uses
 
 
@@ -203,7 +203,7 @@ def drop_unused(model: onnx.ModelProto, candidates: set[str]) -> None:
     Names are counted over all graphs at once, so that at worst a constant stays that could go.
     """
     while candidates:
-        uses = count_uses(model)
+        uses = count_uses(model.graph)
         gone = {name for name in candidates if not uses[name]}
         candidates = set()
         for scope in walk(model):

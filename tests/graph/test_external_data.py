@@ -185,7 +185,7 @@ def test_what_is_not_a_plain_file_of_its_own_is_refused(make: Callable[[Path, Pa
 )
 def test_ranges_that_do_not_fit_are_refused(entries: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(VALUES.tobytes())
-    with pytest.raises(ExternalDataError, match="bytes|byte count"):
+    with pytest.raises(ExternalDataError, match=r"bytes|byte count"):
         load_model(write(with_initializer(external(**entries)), tmp_path), allow_external=True)
 
 
