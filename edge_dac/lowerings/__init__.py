@@ -6,6 +6,7 @@ from edge_dac.lowerings.branch_sum import BranchSum
 from edge_dac.lowerings.concat import Concat
 from edge_dac.lowerings.direct import Direct, Multiplier
 from edge_dac.lowerings.lowering import LoweredLayer, Lowering
+from edge_dac.lowerings.taps import Taps
 from edge_dac.lowerings.winograd import Winograd
 
 LOWERINGS: dict[str, Lowering] = {
@@ -15,6 +16,8 @@ LOWERINGS: dict[str, Lowering] = {
         Multiplier(),
         Concat(),
         BranchSum(),
+        Taps("taps"),
+        Taps("taps_columns", columns=True),
         Winograd("winograd2", size=4),
         Winograd("winograd4", size=6),
         Winograd("winograd6", size=8),

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_dac.convolution import ConvLayer, Factor, Factorization, FactorShape, FloatArray, Reason, Refusal, SpatialSize
+from edge_dac.convolution import ConvLayer, Factor, FactorShape, FloatArray, Reason, Refusal
 from edge_dac.lowerings.cook_toom import Transform, cook_toom
-from edge_dac.lowerings.lowering import LoweredLayer
+from edge_dac.lowerings.factorwise import FactorwiseLowering, Place
 from edge_dac.lowerings.tiling import Tiling, begin_pad, tile_axis, tile_map
 from edge_dac.lowerings.writer import Writer
 
@@ -35,7 +35,7 @@ MIN_OPSET = 11
 
 
 @dataclass(frozen=True, slots=True)
-class Winograd:
+class Winograd(FactorwiseLowering):
     """Writes every stride-1 factor with a wide enough kernel axis by minimal filtering, the others directly.
 
     Attributes:
@@ -51,8 +51,8 @@ class Winograd:
     packed: bool = False
     strip: int = 0
 
-    def refuse(self, layer: ConvLayer, chain: tuple[FactorShape, ...]) -> Refusal | None:
-        """Applies where the size is fixed, in float32, if any factor of the chain has stride 1 and a kernel to tile."""
+    def refuse_layer(self, layer: ConvLayer) -> Refusal | None:
+        """Applies to float32 convolutions over 1 or 2 axes whose input size the model fixes."""
         if layer.operator != "Conv" or layer.axes not in (1, 2):
             message = f"needs a convolution over 1 or 2 axes, got {layer.operator} over {layer.axes}"
             return Refusal(layer.name, Reason.UNSUPPORTED_OPERATOR, message)
@@ -64,32 +64,12 @@ class Winograd:
             return Refusal(layer.name, Reason.UNSUPPORTED_OPERATOR, message)
         if None in layer.input_size or not layer.static_size:
             return Refusal(layer.name, Reason.UNKNOWN_SPATIAL_SIZE, "needs an input whose height and width are fixed")
-        refusals = [self._refuse_factor(layer, shape) for shape in chain]
-        if None in refusals:
-            return None
-        return max(
-            (refusal for refusal in refusals if refusal), key=lambda refusal: refusal.reason != Reason.KERNEL_SHAPE
-        )
+        return None
 
-    def lower(self, layer: ConvLayer, factorization: Factorization, input_name: str, output_name: str) -> LoweredLayer:
-        """Factor after factor; the bias in the last."""
-        writer = Writer(layer)
-        source, size = input_name, layer.input_size
-        last = len(factorization.factors) - 1
-        for index, factor in enumerate(factorization.factors):
-            bias = factorization.bias if index == last else None
-            output = output_name if index == last else None
-            if self._refuse_factor(layer, factor.shape) is None:
-                written = _WinogradFactor(self, writer, f"factor{index}", factor, size, bias)
-                source = written.write(source, output)
-            else:
-                source = writer.chain(source, (factor,), index, bias, output)
-            size = factor.attributes.output_size(factor.shape.kernel, size)
-        return writer.finish()
-
-    def _refuse_factor(self, layer: ConvLayer, shape: FactorShape) -> Refusal | None:
+    def refuse_factor(self, layer: ConvLayer, shape: FactorShape) -> Refusal | None:
+        """Applies to ungrouped factors of stride 1 with a kernel that leaves a tile of at least 2 outputs."""
         attributes = shape.attributes
-        if max(shape.kernel) == 1 or any(extent > 1 and self.size - extent < 1 for extent in shape.kernel):
+        if max(shape.kernel) == 1 or max(shape.kernel) >= self.size:
             message = f"needs kernel extents of 1 to {self.size - 1}, one above 1, got {shape.kernel}"
             return Refusal(layer.name, Reason.KERNEL_SHAPE, message)
         if attributes.groups != 1:
@@ -97,6 +77,10 @@ class Winograd:
         if max(attributes.strides) > 1:
             return Refusal(layer.name, Reason.STRIDE, f"needs stride 1, got {attributes.strides}")
         return None
+
+    def write_factor(self, writer: Writer, factor: Factor, place: Place) -> str:
+        """Transforms, products and the way back."""
+        return _WinogradFactor(self, writer, factor, place).write()
 
 
 class _WinogradFactor:
@@ -106,20 +90,17 @@ class _WinogradFactor:
         self,
         lowering: Winograd,
         writer: Writer,
-        suffix: str,
         factor: Factor,
-        size: SpatialSize,
-        bias: FloatArray | None,
+        place: Place,
     ) -> None:
         self._lowering = lowering
         self._writer = writer
-        self._suffix = suffix
-        self._bias = bias
+        self._place = place
         self._out, self._in, *kernel = factor.weight.shape
         self._transforms = [cook_toom(lowering.size, extent) for extent in kernel]
         self._sizes = [transform.size for transform in self._transforms]
-        self._input_size = [extent for extent in size if extent is not None]
-        output_size = factor.attributes.output_size(tuple(kernel), size)
+        self._input_size = [extent for extent in place.size if extent is not None]
+        output_size = factor.attributes.output_size(tuple(kernel), place.size)
         axes = [
             tile_axis(
                 transform, length or 0, factor.attributes.dilations[axis], begin_pad(factor.attributes, extent, axis)
@@ -129,9 +110,9 @@ class _WinogradFactor:
         self._tiling: Tiling = tile_map(axes, [transform.tile for transform in self._transforms], self._input_size)
         self._kernels = _transform_kernel(factor.weight, self._transforms)
 
-    def write(self, source: str, output: str | None) -> str:
-        """All nodes from ``source``, channels first, to ``output``, channels first."""
-        pixels = self._write_pixels(source)
+    def write(self) -> str:
+        """All nodes, channels first to channels first."""
+        pixels = self._write_pixels(self._place.source)
         count = self._tiling.count
         strips = max(1, -(-count // self._lowering.strip)) if self._lowering.strip else 1
         bounds = [count * strip // strips for strip in range(strips + 1)]
@@ -140,7 +121,7 @@ class _WinogradFactor:
             for index, (start, stop) in enumerate(itertools.pairwise(bounds))
         ]
         tiles = parts[0] if strips == 1 else self._node("Concat", "strips", parts, axis=2)
-        return self._write_output(tiles, output)
+        return self._write_output(tiles)
 
     def _write_pixels(self, source: str) -> str:
         """``[N, pixels + 1, c]``, the last pixel zero, if any tile reads outside the map."""
@@ -149,13 +130,13 @@ class _WinogradFactor:
         pixels = self._reshape("pixels", last, -1, self._tiling.pixels, self._in)
         if not self._tiling.is_padded:
             return pixels
-        pads = self._writer.integers(f"{self._suffix}/zero_pixel/pads", [0, 0, 0, 0, 1, 0])
+        pads = self._writer.integers(f"{self._place.suffix}/zero_pixel/pads", [0, 0, 0, 0, 1, 0])
         return self._node("Pad", "zero_pixel", [pixels, pads])
 
     def _write_strip(self, pixels: str, strip: str, start: int, stop: int) -> str:
         """``[N, prod(m), stop - start, n]`` from the tiles ``start`` to ``stop``."""
         count = stop - start
-        window = self._writer.indices(f"{self._suffix}/{strip}/window", self._tiling.window[:, start:stop])
+        window = self._writer.indices(f"{self._place.suffix}/{strip}/window", self._tiling.window[:, start:stop])
         data = self._node("Gather", f"{strip}/windows", [pixels, window], axis=1)
         data = self._transform(
             strip, "input", data, [transform.input for transform in self._transforms], count * self._in
@@ -187,34 +168,34 @@ class _WinogradFactor:
     def _multiply_packed(self, strip: str, data: str, count: int) -> str:
         places = math.prod(self._sizes)
         data = self._reshape(f"{strip}/places", data, -1, places * count, self._in)
-        parts = self._writer.split(f"{self._suffix}/{strip}/split", data, places, axis=1)
+        parts = self._writer.split(f"{self._place.suffix}/{strip}/split", data, places, axis=1)
         products = []
         for place, part in enumerate(parts):
             kernel = self._constant(f"kernel{place}", self._kernels[place])
             products.append(self._node("MatMul", f"{strip}/product{place}", [part, kernel]))
         return self._node("Concat", f"{strip}/product", products, axis=1)
 
-    def _write_output(self, tiles: str, output: str | None) -> str:
+    def _write_output(self, tiles: str) -> str:
         axes = len(self._transforms)
         places = math.prod(transform.tile for transform in self._transforms)
         rows = self._reshape("rows", tiles, -1, places * self._tiling.count, self._out)
-        place = self._writer.indices(f"{self._suffix}/place", self._tiling.place)
+        place = self._writer.indices(f"{self._place.suffix}/place", self._tiling.place)
         last = self._node("Gather", "assemble", [rows, place], axis=1)
-        if self._bias is not None:
-            last = self._writer.add(f"{self._suffix}/add", last, self._constant("bias", self._bias))
+        if self._place.bias is not None:
+            last = self._writer.add(f"{self._place.suffix}/add", last, self._constant("bias", self._place.bias))
         perm = [0, axes + 1, *range(1, axes + 1)]
-        return self._node("Transpose", "channels_first", [last], output, perm=perm)
+        return self._node("Transpose", "channels_first", [last], self._place.output, perm=perm)
 
     def _node(
         self, operator: str, name: str, inputs: list[str], output: str | None = None, **attributes: object
     ) -> str:
-        return self._writer.node(operator, f"{self._suffix}/{name}", inputs, output, **attributes)
+        return self._writer.node(operator, f"{self._place.suffix}/{name}", inputs, output, **attributes)
 
     def _reshape(self, name: str, source: str, *shape: int) -> str:
-        return self._writer.reshape(f"{self._suffix}/{name}", source, shape)
+        return self._writer.reshape(f"{self._place.suffix}/{name}", source, shape)
 
     def _constant(self, name: str, values: FloatArray) -> str:
-        return self._writer.constant(f"{self._suffix}/{name}", values)
+        return self._writer.constant(f"{self._place.suffix}/{name}", values)
 
 
 def _transform_kernel(weight: FloatArray, transforms: list[Transform]) -> FloatArray:

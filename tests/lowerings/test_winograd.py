@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 from equality import make_layer, merge, random_array, relative_errors
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization, Reason
+from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization
 from edge_dac.lowerings import LOWERINGS
-from edge_dac.lowerings.cook_toom import LARGEST_SIZE, cook_toom
 
 TOLERANCE = {"2": 1e-5, "4": 1e-4, "6": 1e-4}
 CASES = settings(max_examples=200, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
@@ -66,7 +62,9 @@ def test_winograd_agrees_with_the_plain_convolution() -> None:
     def check(problem: tuple[ConvLayer, Factorization, np.ndarray, bool]) -> None:
         errors = relative_errors(*problem)
         seen.update(errors)
-        assert {name: error for name, error in errors.items() if name != "direct" and error > TOLERANCE[name[8]]} == {}
+        assert {
+            name: error for name, error in errors.items() if name.startswith("winograd") and error > TOLERANCE[name[8]]
+        } == {}
 
     check()
-    assert seen == {name for name in LOWERINGS if name.startswith("winograd")} | {"direct"}
+    assert seen >= {name for name in LOWERINGS if name.startswith("winograd")}
