@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edge_dac.convolution import ConvLayer, FloatArray
+from edge_dac.graph.shapes import tensor_shapes
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,26 @@ def same_layer(layer: ConvLayer, input_name: str, output_name: str) -> Written:
         **padding,
     )
     return Written([node], initializers)
+
+
+def count_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Multiply-accumulates of all ``Conv``, ``Gemm`` and ``MatMul`` nodes of the main graph, counted from their shapes.
+
+    Knows nothing of layers: each output element costs one column of the weight.
+    """
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = tuple(node.attribute[0].t.dims)
+    macs = 0
+    sizes = tensor_shapes(model, shapes)
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            weight = constants[node.input[1]]
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            per_output = math.prod(weight[1:]) if node.op_type == "Conv" or transposed else weight[0]
+            macs += per_output * math.prod(extent or 0 for extent in sizes[node.output[0]])
+    return macs
 
 
 def run(
