@@ -33,7 +33,7 @@ def synthetic_images(spec: InputSpec, count: int, seed: int) -> npt.NDArray[np.g
     rng = np.random.default_rng(seed)
     samples = np.empty((count, *spec.shape[1:]), dtype=np.dtype(spec.dtype))
     for index in range(count):
-        samples[index] = _sample(spec, index, rng)
+        samples[index] = np.reshape(_sample(spec, index, rng), spec.shape[1:])
     return samples
 
 
@@ -122,7 +122,7 @@ def strokes(rng: np.random.Generator, height: int, width: int, channels: int) ->
         ink = ink + np.float32(0.5 if ground.mean() < 0.5 else -0.5)
     texture = _noise_field(rng, height, width, 1, 1.2)
     canvas = ground + rng.uniform(0.0, 0.08) * texture
-    size = rng.uniform(0.08, 0.7) * min(height, width)
+    size = max(6.0, rng.uniform(0.08, 0.7) * min(height, width))
     for row in np.arange(rng.uniform(0.0, 0.5) * size, height, 1.5 * size):
         for column in np.arange(0.1 * size, width - 0.3 * size, 0.9 * size):
             if rng.uniform() < 0.85:

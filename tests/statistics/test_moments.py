@@ -1,0 +1,183 @@
+"""Moments of input patches, compared with the layer's own answers: a patch times the kernel is an output."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edge_dac.convolution import ConvAttributes, ConvLayer
+from edge_dac.graph.layers import find_layers
+from edge_dac.statistics.execution import open_session
+from edge_dac.statistics.moments import MomentsSum, collect_moments, sample_patches
+
+EVERYTHING = 10**9
+
+
+def _random(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _conv_model(
+    attributes: ConvAttributes, weight: np.ndarray, size: tuple[int, ...], dtype: type = np.float32
+) -> onnx.ModelProto:
+    keywords: dict[str, object] = {"strides": attributes.strides, "dilations": attributes.dilations}
+    if attributes.auto_pad == "NOTSET":
+        keywords["pads"] = attributes.pads
+    else:
+        keywords["auto_pad"] = attributes.auto_pad
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", group=attributes.groups, **keywords)
+    channels = weight.shape[1] * attributes.groups
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", element, [1, channels, *size])],
+        [helper.make_tensor_value_info("y", element, None)],
+        [numpy_helper.from_array(weight.astype(dtype), "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+CASES = {
+    "plain": (ConvAttributes((1, 1), (0, 0, 0, 0), (1, 1)), (5, 3, 3, 3), (8, 9)),
+    "pads": (ConvAttributes((1, 1), (1, 2, 0, 1), (1, 1)), (5, 3, 3, 3), (8, 9)),
+    "strides": (ConvAttributes((2, 3), (1, 1, 1, 1), (1, 1)), (5, 3, 3, 3), (8, 9)),
+    "dilations": (ConvAttributes((1, 2), (2, 1, 2, 1), (2, 3)), (5, 3, 3, 2), (9, 10)),
+    "groups": (ConvAttributes((1, 1), (1, 1, 1, 1), (1, 1), 2), (6, 2, 3, 3), (6, 5)),
+    "same upper": (ConvAttributes((2, 2), (0, 0, 0, 0), (1, 1), 1, "SAME_UPPER"), (5, 3, 3, 4), (8, 9)),
+    "same lower": (ConvAttributes((2, 2), (0, 0, 0, 0), (1, 1), 1, "SAME_LOWER"), (5, 3, 3, 4), (8, 9)),
+    "one axis": (ConvAttributes((2,), (1, 2), (2,)), (5, 3, 3), (17,)),
+    "pointwise": (ConvAttributes((1, 1), (0, 0, 0, 0), (1, 1)), (5, 3, 1, 1), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_patches_times_kernel_are_the_outputs(case: str) -> None:
+    attributes, shape, size = CASES[case]
+    weight = _random(shape)
+    model = _conv_model(attributes, weight, size)
+    (layer,) = find_layers(model, {"x": (1, shape[1] * attributes.groups, *size)}).layers
+    x = _random((1, layer.in_channels, *size), 1)
+    (y,) = open_session(model, threads=1).run(None, {"x": x})
+    patches = sample_patches(layer, x, EVERYTHING, np.random.default_rng(0))
+    kernels = weight.reshape(attributes.groups, -1, patches.shape[2])
+    outputs = np.einsum("tgd,god->got", patches, kernels).reshape(shape[0], -1)
+    np.testing.assert_allclose(outputs, y.reshape(shape[0], -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["pads", "groups", "one axis"])
+def test_moments_predict_the_outputs_mean_and_covariance(case: str) -> None:
+    attributes, shape, size = CASES[case]
+    weight = _random(shape)
+    model = _conv_model(attributes, weight, size)
+    shapes = {"x": (1, shape[1] * attributes.groups, *size)}
+    (layer,) = find_layers(model, shapes).layers
+    samples = 3.0 + _random((12, *shapes["x"][1:]), 1)
+    session = open_session(model, threads=1)
+    y = np.concatenate([session.run(None, {"x": sample[None]})[0] for sample in samples])
+    outputs = np.moveaxis(y, 1, 0).reshape(shape[0], -1).astype(np.float64)
+    ((name, moments),) = collect_moments(model, [layer], {"x": samples}, shapes, patches_per_layer=EVERYTHING)
+    assert name == "conv"
+    assert moments.count == outputs.shape[1]
+    kernels = weight.reshape(attributes.groups, -1, moments.mean.shape[1]).astype(np.float64)
+    mean = np.einsum("god,gd->go", kernels, moments.mean).ravel()
+    np.testing.assert_allclose(mean, outputs.mean(axis=1), rtol=1e-3, atol=1e-3)
+    variance = np.einsum("god,gde,goe->go", kernels, moments.covariance, kernels).ravel()
+    np.testing.assert_allclose(variance, outputs.var(axis=1), rtol=1e-3)
+
+
+def test_sampled_moments_come_near_the_complete_ones() -> None:
+    attributes, shape, size = CASES["pads"]
+    model = _conv_model(attributes, _random(shape), size)
+    shapes = {"x": (1, 3, *size)}
+    (layer,) = find_layers(model, shapes).layers
+    samples = {"x": _random((40, 3, *size), 1)}
+    ((_, complete),) = collect_moments(model, [layer], samples, shapes, patches_per_layer=EVERYTHING)
+    ((_, sampled),) = collect_moments(model, [layer], samples, shapes, patches_per_layer=1000, seed=3)
+    assert sampled.count == 1000
+    difference = np.linalg.norm(sampled.covariance - complete.covariance) / np.linalg.norm(complete.covariance)
+    assert difference < 0.3
+
+
+def _two_layers_and_a_product() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["c"], ["d"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["d", "w3"], ["e"], name="gemm"),
+        helper.make_node("MatMul", ["e", "w4"], ["y"], name="product"),
+    ]
+    weights = {"w1": (8, 3, 3, 3), "w2": (6, 8, 3, 3), "w3": (6, 20), "w4": (20, 4)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(_random(shape), name) for name, shape in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_layers_come_in_the_order_of_the_graph_whatever_the_memory() -> None:
+    model = _two_layers_and_a_product()
+    shapes = {"x": (2, 3, 8, 8)}
+    layers = find_layers(model, shapes).layers
+    samples = {"x": _random((6, 3, 8, 8))}
+    results = [
+        dict(collect_moments(model, layers, samples, shapes, patches_per_layer=EVERYTHING, memory_bytes=memory))
+        for memory in (1, EVERYTHING)
+    ]
+    assert list(results[0]) == list(results[1]) == ["first", "c", "gemm", "product"]
+    for name, moments in results[0].items():
+        np.testing.assert_allclose(moments.covariance, results[1][name].covariance, rtol=1e-4, atol=1e-4)
+    assert results[0]["gemm"].count == 6
+    assert results[0]["product"].mean.shape == (1, 20)
+
+
+def test_a_layer_that_sees_infinity_is_left_out() -> None:
+    model = _two_layers_and_a_product()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((8, 3, 3, 3), 3e38, np.float32), "w1"))
+    shapes = {"x": (2, 3, 8, 8)}
+    layers = find_layers(model, shapes).layers
+    samples = {"x": 1.0 + np.abs(_random((4, 3, 8, 8)))}
+    with np.errstate(all="ignore"):
+        found = dict(collect_moments(model, layers, samples, shapes))
+    assert list(found) == ["first"]
+
+
+def test_half_precision_is_read() -> None:
+    attributes, shape, size = CASES["pads"]
+    model = _conv_model(attributes, _random(shape), size, np.float16)
+    shapes = {"x": (1, 3, *size)}
+    (layer,) = find_layers(model, shapes).layers
+    ((_, moments),) = collect_moments(model, [layer], {"x": _random((4, 3, *size)).astype(np.float16)}, shapes)
+    assert moments.covariance.dtype == np.float32
+
+
+def test_parts_add_up_and_a_large_mean_costs_no_precision() -> None:
+    rows = (1000.0 + _random((3000, 2, 7))).astype(np.float32)
+    sums = MomentsSum()
+    for part in np.array_split(rows, 7):
+        sums.add(part.copy())
+    moments = sums.moments()
+    assert moments is not None
+    for group in range(2):
+        expected = np.cov(rows[:, group].astype(np.float64).T, bias=True)
+        np.testing.assert_allclose(moments.covariance[group], expected, atol=1e-4)
+    np.testing.assert_allclose(moments.mean, rows.astype(np.float64).mean(axis=0), rtol=1e-6)
+
+
+def test_nothing_added_has_no_moments() -> None:
+    assert MomentsSum().moments() is None
+
+
+def test_a_wide_layer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_dac.statistics.moments.WIDEST_PATCH", 30)
+    model = _two_layers_and_a_product()
+    shapes = {"x": (2, 3, 8, 8)}
+    layers: tuple[ConvLayer, ...] = find_layers(model, shapes).layers
+    samples = {"x": _random((4, 3, 8, 8))}
+    assert "c" not in dict(collect_moments(model, layers, samples, shapes))
