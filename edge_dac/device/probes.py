@@ -1,8 +1,7 @@
 """Timing probes: whole models run side by side, with the kernel time of every node.
 
 Latency is taken in context: isolated one-layer models count layout reorders that do not happen inside a network. All
-runs of one probe are interleaved and every round is scaled by what the reference model took in it, so that a noisy or
-throttling device changes the figures but not their ratios.
+runs of one probe are interleaved, so that a noisy or throttling device changes the figures but not their ratios.
 """
 
 from __future__ import annotations
@@ -49,24 +48,24 @@ def open_session(model: bytes | Path, options: onnxruntime.SessionOptions) -> on
         raise ModelFormatError(f"ONNX Runtime does not accept the model: {reason}") from error
 
 
+UNDISTURBED_PERCENTILE = 30
+"""Kernel times are read at this percentile of the runs: other work on the device can only add to them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Milliseconds of one model over the rounds of a probe.
 
     Attributes:
-        round_ms: ``[rounds]``, wall time of the whole model.
-        node_ms: median kernel time by profiled node name, in execution order.
+        node_ms: kernel time by profiled node name, in execution order, as undisturbed as the device allows.
     """
 
-    round_ms: npt.NDArray[np.float64]
     node_ms: dict[str, float]
 
     @property
-    def median_ms(self) -> float:
-        return float(np.median(self.round_ms))
-
-    def percentile_ms(self, percentile: float) -> float:
-        return float(np.percentile(self.round_ms, percentile))
+    def total_ms(self) -> float:
+        """Sum of all kernels."""
+        return sum(self.node_ms.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def compare(
     *,
     precision: float = 0.01,
     min_rounds: int = 7,
-    max_rounds: int = 60,
+    max_rounds: int = 400,
     time_budget_s: float = 20.0,
 ) -> Comparison:
     """Run the sessions in turn, one warm-up each, until every ratio is known to ``precision`` or time is over.
@@ -152,7 +151,6 @@ class ProfiledModel:
         except BaseException:
             self._folder.cleanup()
             raise
-        self.wall_ms: list[float] = []
 
     def __enter__(self) -> ProfiledModel:
         return self
@@ -161,9 +159,7 @@ class ProfiledModel:
         self._folder.cleanup()
 
     def run(self, feeds: Feeds) -> None:
-        begin = time.perf_counter()
         self.session.run(None, feeds)
-        self.wall_ms.append((time.perf_counter() - begin) * 1e3)
 
     def node_runs(self) -> dict[str, npt.NDArray[np.float64]]:
         """Kernel milliseconds ``[runs]`` by node name, in execution order. Ends the profile: call once."""
@@ -191,15 +187,17 @@ def profiled(models: Sequence[bytes | Path], threads: int) -> Iterator[list[Prof
 def profile_models(
     models: Sequence[bytes | Path], feeds: Feeds, threads: int, *, rounds: int, warm_up: int = 1
 ) -> list[Timing]:
-    """Node and whole times of ``models`` (the reference first), interleaved and scaled to the reference's median round."""
+    """Kernel times of ``models``, one after another in every round, so that a drift of the device meets all of them."""
     with profiled(models, threads) as opened:
         for _ in range(warm_up + rounds):
             for model in opened:
                 model.run(feeds)
-        wall = np.array([model.wall_ms[warm_up:] for model in opened])
-        scale = np.median(wall[0]) / wall[0]
-        timings = []
-        for index, model in enumerate(opened):
-            nodes = {name: float(np.median(runs[warm_up:] * scale)) for name, runs in model.node_runs().items()}
-            timings.append(Timing(wall[index] * scale, nodes))
-    return timings
+        return [
+            Timing(
+                {
+                    name: float(np.percentile(runs[warm_up:], UNDISTURBED_PERCENTILE))
+                    for name, runs in model.node_runs().items()
+                }
+            )
+            for model in opened
+        ]

@@ -112,7 +112,7 @@ class Planner:
 
     @property
     def reference_ms(self) -> float:
-        """Median latency of the untouched model in the run that layer times come from; predictions are in its units."""
+        """Kernel time of the untouched model in the run that layer times come from; predictions are in its units."""
         return self.estimator.original.model_ms
 
     @cached_property

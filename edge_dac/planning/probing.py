@@ -35,7 +35,7 @@ PROBED_AT_ONCE_BYTES = 400_000_000
 
 @dataclass(frozen=True, slots=True)
 class LayerLatency:
-    """Milliseconds of the untouched model: as a whole and by layer, at the profiled shape."""
+    """Kernel milliseconds of the untouched model: as a whole and by layer, at the profiled shape."""
 
     model_ms: float
     layer_ms: Mapping[str, float]
@@ -97,9 +97,9 @@ def measure_original(
 ) -> LayerLatency:
     """Times of the untouched model, by layer."""
     (first,) = profile_models([model], feeds, threads, rounds=1)
-    (timing,) = profile_models([model], feeds, threads, rounds=_rounds(first.median_ms, target_ms=1500))
+    (timing,) = profile_models([model], feeds, threads, rounds=_rounds(first.total_ms, target_ms=1500))
     attribution = Attribution(proto, [layer.name for layer in inventory.layers])
-    return LayerLatency(timing.median_ms, attribution.layer_ms(timing.node_ms))
+    return LayerLatency(timing.total_ms, attribution.layer_ms(timing.node_ms))
 
 
 def _rounds(model_ms: float, target_ms: float) -> int:
