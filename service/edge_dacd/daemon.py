@@ -17,6 +17,7 @@ from edge_dacd.inference import SERVICE, InferenceServicer
 from edge_dacd.metrics import MetricsServer, collect_process, collect_serving
 from edge_dacd.models import ModelRepository, ModelSource
 from edge_dacd.rpc import handler
+from edge_dacd.running import compute
 from edge_dacd.server import AddressError, Server, check_free, message_bytes_for
 from edge_dacd.shared_memory import SharedMemory
 from edge_dacd.systemd import Notifier
@@ -51,7 +52,7 @@ class Daemon:
         threads = config.compute.threads or len(os.sched_getaffinity(0))
         slots = min(config.compute.parallel_runs, threads)
         self._repository = ModelRepository(find_sources, threads // slots)
-        self._executor = Executor(slots)
+        self._executor = Executor(slots, compute)
         self._ready = False
 
     def run(self) -> int:

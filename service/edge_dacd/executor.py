@@ -1,20 +1,23 @@
 """Who may compute, and when: a fixed number of runs at once for the whole device, a bounded line before them.
 
 A request runs on the thread that received it, so nothing is handed from thread to thread. It enters the line of its
-model, waits for a free slot (the most urgent first, then first come, first served) and leaves. What cannot be served is
-refused at once: a full line with RESOURCE_EXHAUSTED, a passed deadline with DEADLINE_EXCEEDED before the run starts.
+model, waits for a free slot (the most urgent first, then first come, first served), computes and leaves. What cannot be
+served is refused at once: a full line with RESOURCE_EXHAUSTED, a passed deadline with DEADLINE_EXCEEDED before the run
+starts.
+
+A request that gets a slot may take others of its kind along from the line. They share its run and wait for its result.
 """
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
+from bisect import insort
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Generic, TypeVar
 
 import grpc
 
@@ -23,63 +26,82 @@ from edge_dacd.status import RequestError
 DEFAULT_PRIORITY = 100
 """Level of a request without a ``priority``; 1 is the most urgent."""
 
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """A request's place: which line, how urgent, until when.
+class Ticket(Generic[Work, Result]):
+    """A request's place: which line, how urgent, until when, with whom it may go.
 
     Attributes:
+        work: what is to be computed.
         line: name of the model; each line is bounded by itself.
         line_capacity: how many may wait in it.
         priority: 1 is the most urgent.
         deadline: on the clock of ``time.monotonic``; None for never.
+        kin: tickets with equal ``kin`` may share a run; None for never.
+        rows, rows_capacity: its share of a run, and how much a run can take.
     """
 
+    work: Work
     line: str
     line_capacity: int
     priority: int = DEFAULT_PRIORITY
     deadline: float | None = None
+    kin: Hashable = None
+    rows: int = 1
+    rows_capacity: int = 1
     _wake: threading.Lock = field(default_factory=threading.Lock)
     _granted: bool = False
+    """It is out of the line: it has a slot, or somebody with a slot has taken it along."""
+    _taken_along: bool = False
     _cancelled: bool = False
+    _outcome: Result | BaseException | None = None
 
 
-class Executor:
+class Executor(Generic[Work, Result]):
     """The slots and the line before them.
 
     Args:
         slots: how many runs may go at once. Each has its share of the device's threads, so more slots mean fewer
             threads a run, never more threads than cores.
+        compute: computes a group of work on the calling thread; one result, or the error of that one, for each.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, compute: Callable[[Sequence[Work]], Sequence[Result | Exception]]) -> None:
         self.slots = slots
+        self._compute = compute
         self._free = slots
         self._lock = threading.Lock()
-        self._heap: list[tuple[int, int, Ticket]] = []
+        # All lines in one, in the order of service. It is short: a few models with a bounded line each.
+        self._line: list[tuple[int, int, Ticket[Work, Result]]] = []
         self._waiting: Counter[str] = Counter()
         self._sequence = count()
 
-    @contextmanager
-    def slot(self, ticket: Ticket) -> Iterator[None]:
-        """Hold a slot; waits for one in the line of ``ticket``.
+    def perform(self, ticket: Ticket[Work, Result]) -> Result:
+        """Wait for a slot in the line of ``ticket``, compute its work, and return the result.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or CANCELLED; nothing was run.
+            RequestError: RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or CANCELLED: nothing was run.
+            Exception: the error that ``compute`` gave for this work.
         """
         self._enter(ticket)
-        try:
-            _check(ticket)
-            yield
-        finally:
-            self._leave()
+        if not ticket._taken_along:
+            self._lead(ticket)
+        outcome = ticket._outcome
+        ticket._outcome = None
+        if isinstance(outcome, BaseException):
+            raise outcome
+        assert outcome is not None
+        return outcome
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Wake ``ticket`` if it still waits; it leaves the line with CANCELLED."""
+    def cancel(self, ticket: Ticket[Work, Result]) -> None:
+        """Wake ``ticket`` if it still waits for a slot; it leaves the line with CANCELLED."""
         with self._lock:
-            ticket._cancelled = True
-            if not ticket._granted and ticket._wake.locked():
+            if not (ticket._cancelled or ticket._granted) and ticket._wake.locked():
                 ticket._wake.release()
+            ticket._cancelled = True
 
     def waiting(self, line: str) -> int:
         """How many wait in ``line`` now."""
@@ -91,7 +113,23 @@ class Executor:
         with self._lock:
             return self.slots - self._free
 
-    def _enter(self, ticket: Ticket) -> None:
+    def _lead(self, ticket: Ticket[Work, Result]) -> None:
+        """Holding a slot: compute ``ticket`` and its kin, hand the results out, give the slot on."""
+        group = [ticket]
+        try:
+            _check(ticket)
+            group += self._take_kin(ticket)
+            outcomes: Sequence[Result | BaseException] = self._compute([member.work for member in group])
+        except BaseException as error:  # noqa: BLE001 - handed to everyone who waits for it, and raised by `perform`
+            outcomes = [error] * len(group)
+        finally:
+            self._leave()
+        for member, outcome in zip(group, outcomes, strict=True):
+            member._outcome = outcome
+            if member is not ticket:
+                member._wake.release()
+
+    def _enter(self, ticket: Ticket[Work, Result]) -> None:
         with self._lock:
             _check(ticket)
             if self._free:
@@ -106,10 +144,10 @@ class Executor:
                 )
             self._waiting[ticket.line] += 1
             ticket._wake.acquire()
-            heapq.heappush(self._heap, (ticket.priority, next(self._sequence), ticket))
+            insort(self._line, (ticket.priority, next(self._sequence), ticket))
         self._wait(ticket)
 
-    def _wait(self, ticket: Ticket) -> None:
+    def _wait(self, ticket: Ticket[Work, Result]) -> None:
         if ticket.deadline is None:
             ticket._wake.acquire()
         else:
@@ -117,32 +155,57 @@ class Executor:
             remaining_s = ticket.deadline - time.monotonic()
             ticket._wake.acquire(timeout=min(max(0.0, remaining_s), threading.TIMEOUT_MAX))
         with self._lock:
-            if ticket._granted:
-                return
-            self._waiting[ticket.line] -= 1
-            cancelled = ticket._cancelled
-            # It stays in the heap, where the next one who leaves skips it.
-            ticket._cancelled = True
-        raise _client_gone() if cancelled else _expired()
+            if not ticket._granted:
+                self._grant(ticket)
+                raise _client_gone() if ticket._cancelled else _expired()
+            runs_elsewhere = ticket._taken_along and ticket._outcome is None
+        if runs_elsewhere:
+            # Its deadline passed in the middle of a shared run: see it through.
+            ticket._wake.acquire()
+
+    def _grant(self, ticket: Ticket[Work, Result]) -> None:
+        """Take ``ticket`` out of the line. The caller holds the lock."""
+        self._line = [entry for entry in self._line if entry[2] is not ticket]
+        self._waiting[ticket.line] -= 1
+        ticket._granted = True
+
+    def _take_kin(self, leader: Ticket[Work, Result]) -> list[Ticket[Work, Result]]:
+        """Tickets from the line that fit into the leader's run, the most urgent first."""
+        if leader.kin is None:
+            return []
+        group: list[Ticket[Work, Result]] = []
+        rows = leader.rows
+        with self._lock:
+            for _, _, ticket in self._line:
+                fits = ticket.kin == leader.kin and rows + ticket.rows <= leader.rows_capacity
+                if fits and not (ticket._cancelled or _is_expired(ticket)):
+                    rows += ticket.rows
+                    group.append(ticket)
+            for ticket in group:
+                self._grant(ticket)
+                ticket._taken_along = True
+        return group
 
     def _leave(self) -> None:
         with self._lock:
-            while self._heap:
-                _, _, ticket = heapq.heappop(self._heap)
-                if ticket._cancelled:
-                    continue
-                self._waiting[ticket.line] -= 1
-                ticket._granted = True
-                ticket._wake.release()
-                return
+            for _, _, ticket in self._line:
+                # One that was cancelled is awake already and takes itself out.
+                if not ticket._cancelled:
+                    self._grant(ticket)
+                    ticket._wake.release()
+                    return
             self._free += 1
 
 
-def _check(ticket: Ticket) -> None:
+def _check(ticket: Ticket[Work, Result]) -> None:
     if ticket._cancelled:
         raise _client_gone()
-    if ticket.deadline is not None and ticket.deadline <= time.monotonic():
+    if _is_expired(ticket):
         raise _expired()
+
+
+def _is_expired(ticket: Ticket[Work, Result]) -> bool:
+    return ticket.deadline is not None and ticket.deadline <= time.monotonic()
 
 
 def _client_gone() -> RequestError:

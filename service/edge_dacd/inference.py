@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -27,31 +27,44 @@ from edge_dacd.framing import (
 from edge_dacd.models import ModelRepository, ServedModel
 from edge_dacd.requests import choose_outputs, deadline_of, decode_inputs, encode_answer, read_wishes
 from edge_dacd.rpc import explain
-from edge_dacd.runtime import ORT_ERRORS, Runtime
+from edge_dacd.running import Run, Work
 from edge_dacd.shared_memory import SharedMemory
 from edge_dacd.statistics import Observation
 from edge_dacd.status import RequestError, invalid
-from edge_dacd.tensors import Array
 
 _log = logging.getLogger(__name__)
 SERVICE = "inference.GRPCInferenceService"
 
 
-@dataclass(slots=True)
-class _Run:
-    """What is going on for one call at the moment; lets the end of the call stop it."""
+class _Call:
+    """One call of a client, with what it waits for or computes at the moment, so that its end can stop that."""
 
-    executor: Executor
-    ticket: Ticket | None = None
-    options: ort.RunOptions | None = None
+    def __init__(self, executor: Executor[Work, Run]) -> None:
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._ticket: Ticket[Work, Run] | None = None
+        self._ended = False
 
-    def stop(self) -> None:
-        """The client has gone: leave the line, or end the run between two nodes."""
-        ticket, options = self.ticket, self.options
-        if options is not None:
-            options.terminate = True
+    def perform(self, ticket: Ticket[Work, Run]) -> Run:
+        """See :meth:`Executor.perform`; cancelled if the call has ended."""
+        with self._lock:
+            self._ticket = ticket
+            ended = self._ended
+        if ended:
+            self._executor.cancel(ticket)
+        try:
+            return self._executor.perform(ticket)
+        finally:
+            self._ticket = None
+
+    def end(self) -> None:
+        """The client has gone, or has its answer: leave the line, or end the run between two nodes."""
+        with self._lock:
+            self._ended = True
+            ticket = self._ticket
         if ticket is not None:
-            self.executor.cancel(ticket)
+            ticket.work.options.terminate = True
+            self._executor.cancel(ticket)
 
 
 class InferenceServicer:
@@ -65,7 +78,7 @@ class InferenceServicer:
     def __init__(
         self,
         repository: ModelRepository,
-        executor: Executor,
+        executor: Executor[Work, Run],
         memory: SharedMemory,
         *,
         is_ready: Callable[[], bool],
@@ -83,18 +96,18 @@ class InferenceServicer:
     serialize_ModelInfer = serialize_ModelStreamInfer = staticmethod(bytes)
 
     def ModelInfer(self, request: InferRequest, context: grpc.ServicerContext) -> bytes:
-        run = _Run(self._executor)
-        if not context.add_callback(run.stop):
+        call = _Call(self._executor)
+        if not context.add_callback(call.end):
             raise RequestError(grpc.StatusCode.CANCELLED, "the client has gone")
-        return self._infer(request, context, run, serialize_answer)
+        return self._infer(request, context, call, serialize_answer)
 
     def ModelStreamInfer(self, requests: Iterator[InferRequest], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Answers in the order of the requests; one that fails is answered with its error, and the stream goes on."""
-        run = _Run(self._executor)
-        context.add_callback(run.stop)
+        call = _Call(self._executor)
+        context.add_callback(call.end)
         for request in requests:
             try:
-                yield self._infer(request, context, run, _serialize_final)
+                yield self._infer(request, context, call, _serialize_final)
             except Exception as error:  # noqa: BLE001 - one request's boundary within the stream
                 yield serialize_stream_error(request.message.id, explain(error).message)
 
@@ -102,13 +115,13 @@ class InferenceServicer:
         self,
         request: InferRequest,
         context: grpc.ServicerContext,
-        run: _Run,
+        call: _Call,
         serialize: Callable[[InferAnswer], bytes],
     ) -> bytes:
         started = time.perf_counter_ns()
         model = self._repository.get(request.message.model_name, request.message.model_version)
         try:
-            return self._answer(model, request, context.time_remaining(), run, serialize, started)
+            return self._answer(model, request, context.time_remaining(), call, serialize, started)
         except Exception as error:
             status = explain(error)
             model.statistics.failed(status.code.name, time.perf_counter_ns() - started)
@@ -121,6 +134,8 @@ class InferenceServicer:
                     "reason": status.message,
                 },
             )
+            if status is error:
+                raise
             raise status from error
 
     def _answer(
@@ -128,7 +143,7 @@ class InferenceServicer:
         model: ServedModel,
         request: InferRequest,
         remaining_s: float | None,
-        run: _Run,
+        call: _Call,
         serialize: Callable[[InferAnswer], bytes],
         started: int,
     ) -> bytes:
@@ -136,25 +151,31 @@ class InferenceServicer:
         feeds = decode_inputs(model, request, self._memory)
         targets = choose_outputs(model, request, self._memory)
         names = [target.spec.name for target in targets]
-        deadline = deadline_of(wishes, remaining_s, self._longest_deadline_s)
-        run.ticket = Ticket(model.name, model.source.queue_size, wishes.priority, deadline)
-        run.options = ort.RunOptions()
+        work = Work(model, wishes, feeds, names, ort.RunOptions())
+        ticket: Ticket[Work, Run] = Ticket(
+            work,
+            model.name,
+            model.source.queue_size,
+            wishes.priority,
+            deadline_of(wishes, remaining_s, self._longest_deadline_s),
+            work.kin(),
+            work.rows,
+            model.source.max_batch_size,
+        )
         decoded = time.perf_counter_ns()
-        with self._executor.slot(run.ticket):
-            run_started = time.perf_counter_ns()
-            runtime = model.runtime_for(wishes.max_latency_ms, wishes.max_error)
-            arrays = _compute(model, runtime, feeds, names, run)
+        run = call.perform(ticket)
         computed = time.perf_counter_ns()
-        answer = encode_answer(model, request.message.id, targets, arrays)
-        data = serialize(answer)
+        data = serialize(encode_answer(model, request.message.id, targets, run.arrays))
         model.statistics.succeeded(
             Observation(
-                runtime.point_id,
-                queue_ns=run_started - decoded,
+                run.point_id,
+                queue_ns=run.started_ns - decoded,
                 decode_ns=decoded - started,
-                compute_ns=computed - run_started,
+                compute_ns=run.finished_ns - run.started_ns,
                 encode_ns=time.perf_counter_ns() - computed,
-            )
+                batch_size=run.batch_size,
+            ),
+            run.runs,
         )
         return data
 
@@ -226,17 +247,6 @@ class InferenceServicer:
         _check_local(context)
         self._memory.unregister(request.name)
         return wire.message("inference.SystemSharedMemoryUnregisterResponse")()
-
-
-def _compute(model: ServedModel, runtime: Runtime, feeds: dict[str, Array], names: list[str], run: _Run) -> list[Array]:
-    try:
-        return runtime.run(feeds, names, run.options)
-    except ORT_ERRORS as error:
-        if run.options is not None and run.options.terminate:
-            raise RequestError(grpc.StatusCode.CANCELLED, "the client has gone") from error
-        _log.warning("run failed", extra={"model": model.name, "point": runtime.point_id}, exc_info=error)
-        shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items())
-        raise invalid(f"model {model.name!r}: it cannot compute inputs of these shapes or values: {shapes}") from error
 
 
 def _serialize_final(answer: InferAnswer) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
+from typing import Any
 
 import psutil
 
@@ -54,7 +55,7 @@ def render(families: Iterable[Family]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def collect_serving(repository: ModelRepository, executor: Executor) -> Iterator[Family]:
+def collect_serving(repository: ModelRepository, executor: Executor[Any, Any]) -> Iterator[Family]:
     """What happened to the requests of each model."""
     durations = {
         name: Family(f"edge_dac_{name}_seconds", "histogram", text)

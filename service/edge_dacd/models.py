@@ -63,6 +63,11 @@ class ServedModel:
         return self.source.name
 
     @property
+    def is_batchable(self) -> bool:
+        """Whether requests may be stacked: the first dimension of every input and output is free."""
+        return all(spec.shape[:1] == (-1,) for spec in (*self.inputs, *self.outputs))
+
+    @property
     def active(self) -> Runtime:
         """The runtime of requests that have no wish of their own."""
         return self._active

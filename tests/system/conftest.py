@@ -177,12 +177,26 @@ def slow(path: Path) -> Path:
     )
 
 
+def rows(path: Path) -> Path:
+    """``OUTPUT0``: the sum of each row of ``INPUT0``, FLOAT [n, 4]."""
+    value = helper.make_tensor_value_info
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    return save(
+        path,
+        [helper.make_node("ReduceSum", ["INPUT0", "axes"], ["OUTPUT0"], keepdims=0)],
+        [value("INPUT0", TensorProto.FLOAT, ["n", 4])],
+        [value("OUTPUT0", TensorProto.FLOAT, ["n"])],
+        [axes],
+    )
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository folder with every model of these tests."""
     folder = tmp_path_factory.mktemp("models")
     add_sub(folder / "simple.onnx")
     slow(folder / "slow.onnx")
+    rows(folder / "rows.onnx")
     identity(folder / "text.onnx", TensorProto.STRING, [-1, -1])
     identity(folder / "half.onnx", TensorProto.FLOAT16, ["n", 4])
     identity(folder / "floats.onnx", TensorProto.FLOAT, ["n", "m"])
@@ -199,6 +213,7 @@ def configuration(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     path.write_text(
         f'[repository]\npath = "{model_folder}"\n[compute]\nthreads = 1\n[compression]\nenabled = false\n'
         f'[models.slow]\npath = "{model_folder / "slow.onnx"}"\nqueue_size = 2\n'
+        f'[models.rows]\npath = "{model_folder / "rows.onnx"}"\nmax_batch_size = 8\n'
     )
     return path
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -115,6 +116,27 @@ def test_other_models_have_their_own_line(stub: Any, busy: Any, metrics: Metrics
     busy.cancel()
     assert call.result(timeout=20).model_name == "int64"
     assert all(call.result(timeout=20) for call in waiting)
+
+
+def test_waiting_requests_share_a_run(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
+    calls = []
+    for number in range(4):
+        shared = service_pb2.ModelInferRequest(model_name="rows")
+        data = np.full((number % 2 + 1, 4), number, np.float32)
+        shared.inputs.add(name="INPUT0", datatype="FP32", shape=data.shape)
+        shared.raw_input_contents.append(data.tobytes())
+        calls.append(stub.ModelInfer.future(shared, timeout=60))
+        wait(lambda number=number: metrics.read()['edge_dac_waiting_requests{model="rows"}'] == number + 1, "it waits")
+    busy.cancel()
+    for number, call in enumerate(calls):
+        sums = np.frombuffer(call.result(timeout=20).raw_output_contents[0], np.float32)
+        np.testing.assert_array_equal(sums, np.full(number % 2 + 1, 4.0 * number))
+    statistics = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="rows"), timeout=20).model_stats[0]
+    assert (statistics.inference_count, statistics.execution_count) == (4, 1)
+    assert statistics.batch_stats[0].batch_size == 4
+    config = stub.ModelConfig(service_pb2.ModelConfigRequest(name="rows"), timeout=20).config
+    assert config.max_batch_size == 8
+    assert list(config.input[0].dims) == [4]
 
 
 def test_metrics_agree_with_the_statistics(stub: Any, metrics: Metrics) -> None:
