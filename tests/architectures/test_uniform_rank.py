@@ -1,52 +1,17 @@
-"""The paper's form on every architecture: ``dac`` at one rank in every layer that can take it."""
+"""The paper's form on every architecture saves what its formula says, and at full rank changes nothing."""
 
 from __future__ import annotations
 
-import math
-
-import onnx
 import pytest
 
 from architectures import build_vgg16
 from architectures.catalogue import REQUESTED, SMALL
 from architectures.comparison import assert_same_outputs, count_macs, random_inputs, run
+from architectures.uniform_rank import DAC, at_uniform_rank, saved_by_formula, taken_rank
 from edge_dac.convolution import ConvLayer
 from edge_dac.graph.canonical import canonicalize
-from edge_dac.graph.layers import Inventory, find_layers
-from edge_dac.graph.rewriting import MakeReplacement, Replacement, replace_layers
+from edge_dac.graph.layers import find_layers
 from edge_dac.graph.shapes import resolve_input_shapes
-from edge_dac.lowerings import LOWERINGS
-from edge_dac.schemes import SCHEMES
-
-DAC = SCHEMES["dac"]
-
-
-def at_uniform_rank(model: onnx.ModelProto, inventory: Inventory, rank: int, lowering: str) -> onnx.ModelProto:
-    """``rank`` in every layer, or the full rank where that is smaller."""
-
-    def replacement(layer: ConvLayer, input_name: str, output_name: str) -> Replacement:
-        factorization = DAC.factorize(layer, taken_rank(layer, rank))
-        assert LOWERINGS[lowering].refuse(layer, factorization.chain) is None
-        return LOWERINGS[lowering].lower(layer, factorization, input_name, output_name)
-
-    replacements: dict[str, MakeReplacement] = {
-        layer.name: replacement for layer in inventory.layers if DAC.refuse(layer) is None
-    }
-    return replace_layers(model, inventory, replacements)
-
-
-def taken_rank(layer: ConvLayer, rank: int) -> int:
-    return min(rank, math.prod(layer.kernel), layer.out_channels // layer.attributes.groups)
-
-
-def saved_by_formula(layer: ConvLayer, rank: int) -> int:
-    """``c n k2`` of the layer less ``r c (k2 + n)`` of its factors, at every output pixel."""
-    taps = math.prod(layer.kernel)
-    if taps == 1:
-        return 0
-    groups, channels, out, r = layer.attributes.groups, layer.in_channels, layer.out_channels, taken_rank(layer, rank)
-    pixels = math.prod(extent or 0 for extent in layer.output_size) * layer.batch
-    return pixels * (channels * out * taps // groups - r * channels * (taps + out // groups))
 
 
 @pytest.mark.parametrize("name", SMALL)
