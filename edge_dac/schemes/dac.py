@@ -13,7 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
+from edge_dac.schemes.alternating import better_filters
 from edge_dac.schemes.matrix_scheme import MatrixScheme
+
+WORTH_ALTERNATING = 2048
+"""Most maps of a group for which the filters are improved after the mixers; beyond, it takes more than a second."""
 
 
 class Dac(MatrixScheme):
@@ -25,6 +29,7 @@ class Dac(MatrixScheme):
 
     name = "dac"
     every_rank = True
+    refits = True
 
     def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
         if math.prod(layer.kernel) == 1:
@@ -64,6 +69,15 @@ class Dac(MatrixScheme):
     def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
         groups, _, outputs = rows.shape
         return rows.reshape(groups, -1, layer.in_channels // groups, outputs).swapaxes(1, 2)
+
+    def improved(
+        self, layer: ConvLayer, left: FloatArray, right: FloatArray, covariance: FloatArray, response: FloatArray
+    ) -> FloatArray | None:
+        groups, inputs, taps, rank = left.shape
+        if inputs * rank > WORTH_ALTERNATING:
+            return None
+        by_channel = response.reshape(groups, inputs, taps, -1)
+        return np.stack([better_filters(*group) for group in zip(left, right, covariance, by_channel, strict=True)])
 
     def factors(self, layer: ConvLayer, left: FloatArray, right: FloatArray) -> tuple[Factor, Factor]:
         ones = (1,) * layer.axes

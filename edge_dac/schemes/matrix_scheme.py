@@ -6,6 +6,7 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -27,6 +28,9 @@ class MatrixScheme(Scheme):
     every_rank: bool = False
     """Whether there are so few ranks that a planner should see all."""
 
+    refits: bool = False
+    """Whether the second factor is refitted by least squares: ``features``, ``rows`` and ``from_rows`` are defined."""
+
     @abstractmethod
     def full_rank(self, layer: ConvLayer) -> int:
         """Smallest rank that reproduces every kernel of the layer's shape."""
@@ -47,12 +51,9 @@ class MatrixScheme(Scheme):
         """Metric ``[g, s, s]`` of the taps in the matrices' columns (their last ``s`` entries), where they hold any."""
         return None
 
-    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray | None:
-        """What the first factor computes from ``patches [g, d, t]``: ``[g, r * s, t]``, rank by rank.
-
-        None where the low-rank approximation is the exact optimum already and nothing is left to refit.
-        """
-        return None
+    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray:
+        """What the first factor computes from ``patches [g, d, t]``: ``[g, r * s, t]``, rank by rank."""
+        raise NotImplementedError
 
     def rows(self, layer: ConvLayer, right: FloatArray) -> FloatArray:
         """``right [..., r, q]`` as coefficients of the features, ``[g, r * s, n]``."""
@@ -61,6 +62,12 @@ class MatrixScheme(Scheme):
     def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
         """Inverse of :meth:`rows`."""
         raise NotImplementedError
+
+    def improved(
+        self, layer: ConvLayer, left: FloatArray, right: FloatArray, covariance: FloatArray, response: FloatArray
+    ) -> FloatArray | None:
+        """A better ``left`` for the refitted ``right``, or None where that does not pay. ``response``: ``S W^T``."""
+        return None
 
     def ranks(self, layer: ConvLayer) -> Sequence[Rank]:
         return range(1, self.full_rank(layer) + 1)
@@ -126,36 +133,48 @@ class _FittedDecomposition(Decomposition):
         self._low = low
         self._covariance = covariance
         self._moments = moments
-        self._equations: tuple[int, NormalEquations | None] = (0, None)
+        self._equations_rank = 0
+        self._equations: NormalEquations | None = None
 
     def at(self, rank: Rank) -> Factorization:
         self._scheme.check_rank(self.layer, rank)
         assert isinstance(rank, int)
         left, right = self._low.left[..., :rank], self._low.right[..., :rank, :]
         if rank < self._scheme.full_rank(self.layer):
-            equations = self._equations_for(rank)
-            if equations is not None:
-                right = self._scheme.from_rows(self.layer, equations.refine(self._scheme.rows(self.layer, right)))
+            left, right = self._refitted(left, right, rank)
         dtype = self.layer.weight.dtype
         factors = self._scheme.factors(self.layer, left.astype(dtype), right.astype(dtype))
         plain = Factorization(self._scheme.name, rank, factors, self.layer.bias)
         return with_corrected_bias(self.layer, plain, self._moments)
 
-    def _equations_for(self, rank: int) -> NormalEquations | None:
-        """Equations of this rank or more, made once for the ranks that a planner asks for."""
-        known, equations = self._equations
-        if known < rank:
-            known = max(rank, self._scheme.ranks_below_dense(self.layer))
-            equations = self._make_equations(self._low.left[..., :known])
-            self._equations = known, equations
-        return equations
+    def _refitted(self, left: FloatArray, right: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+        layer, scheme = self.layer, self._scheme
+        equations = self._equations_for(rank)
+        if equations is None:
+            return left, right
+        rows = equations.refine(scheme.rows(layer, right))
+        improved = scheme.improved(layer, left, scheme.from_rows(layer, rows), self._covariance, self._response)
+        if improved is not None:
+            left, rows = improved, self._make_equations(improved).refine(rows)
+        return left, scheme.from_rows(layer, rows)
 
-    def _make_equations(self, left: FloatArray) -> NormalEquations | None:
-        response = self._scheme.features(self.layer, left, self._covariance)  # F^T S
-        if response is None:
-            return None
+    @cached_property
+    def _response(self) -> FloatArray:
+        """``S W^T``, ``[g, d, n]``."""
         weight = grouped_kernels(self.layer, self._covariance.dtype)
         weight = weight.reshape(*weight.shape[:2], -1)
-        gram = self._scheme.features(self.layer, left, response.swapaxes(1, 2))
-        assert gram is not None
-        return NormalEquations(gram, response @ weight.swapaxes(1, 2))
+        return self._covariance @ weight.swapaxes(1, 2)
+
+    def _equations_for(self, rank: int) -> NormalEquations | None:
+        """Equations of this rank or more, made once for the ranks that a planner asks for; None for no features."""
+        if not self._scheme.refits:
+            return None
+        if self._equations is None or self._equations_rank < rank:
+            self._equations_rank = max(rank, self._scheme.ranks_below_dense(self.layer))
+            self._equations = self._make_equations(self._low.left[..., : self._equations_rank])
+        return self._equations
+
+    def _make_equations(self, left: FloatArray) -> NormalEquations:
+        features = partial(self._scheme.features, self.layer, left)
+        gram = features(features(self._covariance).swapaxes(1, 2))
+        return NormalEquations(gram, features(self._response))

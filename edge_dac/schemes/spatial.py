@@ -23,6 +23,8 @@ class Spatial(MatrixScheme):
         first_axis: 0 for vertical first (``kh x 1``, then ``1 x kw``), 1 for horizontal first.
     """
 
+    refits = True
+
     def __init__(self, name: str, first_axis: int) -> None:
         self.name = name
         self._first = first_axis
