@@ -21,9 +21,7 @@ LOWERINGS: dict[str, Lowering] = {
         Winograd("winograd2", size=4),
         Winograd("winograd4", size=6),
         Winograd("winograd6", size=8),
-        Winograd("winograd2_packed", size=4, packed=True),
         Winograd("winograd4_packed", size=6, packed=True),
-        Winograd("winograd6_packed", size=8, packed=True),
     )
 }
 

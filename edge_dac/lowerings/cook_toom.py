@@ -18,8 +18,6 @@ from edge_dac.convolution import FloatArray
 # The order matters: F(s) takes the first s - 1. Small points and their reciprocals keep the matrices well conditioned.
 _POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 LARGEST_SIZE = len(_POINTS) + 1
-CONSTANT_POSITION = 1
-"""A product added at this position (the point 1) reaches all outputs alike."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Reason, Refusal
 from edge_dac.lowerings.factorwise import FactorwiseLowering, Place
-from edge_dac.lowerings.tiling import begin_pad
+from edge_dac.lowerings.tiling import explicit_pads
 from edge_dac.lowerings.writer import Writer
 
 MIN_OPSET = 10
@@ -71,7 +71,7 @@ class Taps(FactorwiseLowering):
     def write_factor(self, writer: Writer, factor: Factor, place: Place) -> str:
         """``Conv`` to the maps, a ``Slice`` for each tap, ``Sum``."""
         outputs = len(factor.weight)
-        attributes = _explicit_pads(factor)
+        attributes = explicit_pads(factor)
         axes = len(attributes.strides)
         shifted = [axes - 1] if self.columns else list(range(axes))
         weight = _taps_as_outputs(factor.weight, shifted)
@@ -95,20 +95,6 @@ class Taps(FactorwiseLowering):
             ]
             slices.append(writer.node("Slice", suffix, [maps, *inputs]))
         return writer.node("Sum", f"{place.suffix}/sum", slices, place.output)
-
-
-def _explicit_pads(factor: Factor) -> ConvAttributes:
-    """The attributes with ``auto_pad`` resolved, which at stride 1 needs no input size."""
-    attributes = factor.attributes
-    if attributes.auto_pad == "NOTSET":
-        return attributes
-    kernel = factor.shape.kernel
-    begins = tuple(begin_pad(attributes, extent, axis) for axis, extent in enumerate(kernel))
-    ends = tuple(
-        attributes.dilations[axis] * (extent - 1) - begin
-        for axis, (extent, begin) in enumerate(zip(kernel, begins, strict=True))
-    )
-    return replace(attributes, pads=begins + ends, auto_pad="NOTSET")
 
 
 def _unshifted(attributes: ConvAttributes, shifted: list[int]) -> ConvAttributes:

@@ -7,13 +7,13 @@ time. A dilation d splits an axis into d interleaved phases, each tiled by itsel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_dac.convolution import ConvAttributes
+from edge_dac.convolution import ConvAttributes, Factor
 from edge_dac.lowerings.cook_toom import Transform
 
 IndexArray: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -63,14 +63,17 @@ class Tiling:
         return bool(self.window.max() == self.pixels)
 
 
-def begin_pad(attributes: ConvAttributes, extent: int, axis: int) -> int:
-    """Zeros before the input along ``axis``, at stride 1."""
-    total = attributes.dilations[axis] * (extent - 1)
-    if attributes.auto_pad == "SAME_UPPER":
-        return total // 2
-    if attributes.auto_pad == "SAME_LOWER":
-        return total - total // 2
-    return attributes.pads[axis]
+def explicit_pads(factor: Factor) -> ConvAttributes:
+    """The factor's attributes with ``auto_pad`` resolved, which at stride 1 needs no input size."""
+    attributes = factor.attributes
+    if attributes.auto_pad == "NOTSET":
+        return attributes
+    kernel = factor.shape.kernel
+    totals = [dilation * (extent - 1) for dilation, extent in zip(attributes.dilations, kernel, strict=True)]
+    halves = tuple(total // 2 for total in totals)
+    others = tuple(total - total // 2 for total in totals)
+    pads = halves + others if attributes.auto_pad == "SAME_UPPER" else others + halves
+    return replace(attributes, pads=pads, auto_pad="NOTSET")
 
 
 def tile_axis(transform: Transform, output_length: int, dilation: int, pad: int) -> AxisTiling:

@@ -18,7 +18,6 @@ ONNX Runtime merges with its own layout changes, or cancels between neighbours.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ import numpy as np
 from edge_dac.convolution import ConvLayer, Factor, FactorShape, FloatArray, Reason, Refusal
 from edge_dac.lowerings.cook_toom import Transform, cook_toom
 from edge_dac.lowerings.factorwise import FactorwiseLowering, Place
-from edge_dac.lowerings.tiling import Tiling, begin_pad, tile_axis, tile_map
+from edge_dac.lowerings.tiling import Tiling, explicit_pads, tile_axis, tile_map
 from edge_dac.lowerings.writer import Writer
 
 MIN_OPSET = 11
@@ -43,13 +42,11 @@ class Winograd(FactorwiseLowering):
         size: products of a tile along an axis, ``s = m + k - 1``; the tile ``m`` shrinks as the kernel extent k grows.
         packed: one ``MatMul`` with a constant matrix for each of the ``s * s`` products, which ONNX Runtime packs when
             it loads the model, instead of one batched ``MatMul``, whose matrices it packs in every run.
-        strip: where above 0, largest number of tiles that go through the transforms together.
     """
 
     name: str
     size: int
     packed: bool = False
-    strip: int = 0
 
     def refuse_layer(self, layer: ConvLayer) -> Refusal | None:
         """Applies to float32 convolutions over 1 or 2 axes whose input size the model fixes."""
@@ -86,103 +83,68 @@ class Winograd(FactorwiseLowering):
 class _WinogradFactor:
     """One factor on its way into nodes."""
 
-    def __init__(
-        self,
-        lowering: Winograd,
-        writer: Writer,
-        factor: Factor,
-        place: Place,
-    ) -> None:
+    def __init__(self, lowering: Winograd, writer: Writer, factor: Factor, place: Place) -> None:
         self._lowering = lowering
         self._writer = writer
         self._place = place
         self._out, self._in, *kernel = factor.weight.shape
         self._transforms = [cook_toom(lowering.size, extent) for extent in kernel]
         self._sizes = [transform.size for transform in self._transforms]
-        self._input_size = [extent for extent in place.size if extent is not None]
-        output_size = factor.attributes.output_size(tuple(kernel), place.size)
-        axes = [
-            tile_axis(
-                transform, length or 0, factor.attributes.dilations[axis], begin_pad(factor.attributes, extent, axis)
-            )
-            for axis, (transform, length, extent) in enumerate(zip(self._transforms, output_size, kernel, strict=True))
-        ]
-        self._tiling: Tiling = tile_map(axes, [transform.tile for transform in self._transforms], self._input_size)
+        self._places = math.prod(self._sizes)
+        self._tiling = _tile(factor, place, self._transforms)
         self._kernels = _transform_kernel(factor.weight, self._transforms)
 
     def write(self) -> str:
         """All nodes, channels first to channels first."""
-        pixels = self._write_pixels(self._place.source)
         count = self._tiling.count
-        strips = max(1, -(-count // self._lowering.strip)) if self._lowering.strip else 1
-        bounds = [count * strip // strips for strip in range(strips + 1)]
-        parts = [
-            self._write_strip(pixels, f"strip{index}", start, stop)
-            for index, (start, stop) in enumerate(itertools.pairwise(bounds))
-        ]
-        tiles = parts[0] if strips == 1 else self._node("Concat", "strips", parts, axis=2)
-        return self._write_output(tiles)
+        data = self._transform("input", self._write_windows(), count * self._in)
+        products = self._multiply_packed(data) if self._lowering.packed else self._multiply_batched(data)
+        return self._write_pixels(self._transform("output", products, count * self._out))
 
-    def _write_pixels(self, source: str) -> str:
-        """``[N, pixels + 1, c]``, the last pixel zero, if any tile reads outside the map."""
+    def _write_windows(self) -> str:
+        """``[N, prod(s), T, c]`` from ``[N, c, *size]``; a zero pixel follows the map if any window reaches outside."""
         axes = len(self._transforms)
-        last = self._node("Transpose", "channels_last", [source], perm=[0, *range(2, axes + 2), 1])
-        pixels = self._reshape("pixels", last, -1, self._tiling.pixels, self._in)
-        if not self._tiling.is_padded:
-            return pixels
-        pads = self._writer.integers(f"{self._place.suffix}/zero_pixel/pads", [0, 0, 0, 0, 1, 0])
-        return self._node("Pad", "zero_pixel", [pixels, pads])
+        last = self._node("Transpose", "channels_last", [self._place.source], perm=[0, *range(2, axes + 2), 1])
+        pixels = self._reshape("pixels", last, self._tiling.pixels, self._in)
+        if self._tiling.is_padded:
+            pads = self._writer.integers(f"{self._place.suffix}/zero_pixel/pads", [0, 0, 0, 0, 1, 0])
+            pixels = self._node("Pad", "zero_pixel", [pixels, pads])
+        window = self._writer.indices(f"{self._place.suffix}/windows/pixels", self._tiling.window)
+        return self._node("Gather", "windows", [pixels, window], axis=1)
 
-    def _write_strip(self, pixels: str, strip: str, start: int, stop: int) -> str:
-        """``[N, prod(m), stop - start, n]`` from the tiles ``start`` to ``stop``."""
-        count = stop - start
-        window = self._writer.indices(f"{self._place.suffix}/{strip}/window", self._tiling.window[:, start:stop])
-        data = self._node("Gather", f"{strip}/windows", [pixels, window], axis=1)
-        data = self._transform(
-            strip, "input", data, [transform.input for transform in self._transforms], count * self._in
-        )
-        multiply = self._multiply_packed if self._lowering.packed else self._multiply_batched
-        products = multiply(strip, data, count)
-        matrices = [transform.output for transform in self._transforms]
-        tiles = self._transform(strip, "output", products, matrices, count * self._out)
-        return self._reshape(
-            f"{strip}/tiles", tiles, -1, math.prod(len(matrix) for matrix in matrices), count, self._out
-        )
-
-    def _transform(self, strip: str, side: str, data: str, matrices: list[FloatArray], row: int) -> str:
-        """Apply a matrix to each axis; rows of ``row`` contiguous values follow the axes."""
-        for axis, matrix in enumerate(matrices):
-            if matrix.shape[1] == 1:
+    def _transform(self, side: str, data: str, row: int) -> str:
+        """Apply a side's matrix along each axis; rows of ``row`` contiguous values follow the axes."""
+        for axis, transform in enumerate(self._transforms):
+            if transform.size == 1:
                 continue
             inner = math.prod(self._sizes[axis + 1 :]) * row
-            data = self._reshape(f"{strip}/{side}{axis}/rows", data, -1, matrix.shape[1], inner)
-            constant = self._constant(f"{side}{axis}/matrix", matrix)
-            data = self._node("MatMul", f"{strip}/{side}{axis}", [constant, data])
+            data = self._reshape(f"{side}{axis}/rows", data, transform.size, inner)
+            matrix = transform.input if side == "input" else transform.output
+            data = self._node("MatMul", f"{side}{axis}", [self._constant(f"{side}{axis}/matrix", matrix), data])
         return data
 
-    def _multiply_batched(self, strip: str, data: str, count: int) -> str:
-        places = math.prod(self._sizes)
-        data = self._reshape(f"{strip}/places", data, -1, places, count, self._in)
-        return self._node("MatMul", f"{strip}/product", [data, self._constant("kernels", self._kernels)])
+    def _multiply_batched(self, data: str) -> str:
+        data = self._reshape("places", data, self._places, self._tiling.count, self._in)
+        return self._node("MatMul", "product", [data, self._constant("kernels", self._kernels)])
 
-    def _multiply_packed(self, strip: str, data: str, count: int) -> str:
-        places = math.prod(self._sizes)
-        data = self._reshape(f"{strip}/places", data, -1, places * count, self._in)
-        parts = self._writer.split(f"{self._place.suffix}/{strip}/split", data, places, axis=1)
+    def _multiply_packed(self, data: str) -> str:
+        data = self._reshape("places", data, self._places * self._tiling.count, self._in)
+        parts = self._writer.split(f"{self._place.suffix}/split", data, self._places, axis=1)
         products = []
-        for place, part in enumerate(parts):
-            kernel = self._constant(f"kernel{place}", self._kernels[place])
-            products.append(self._node("MatMul", f"{strip}/product{place}", [part, kernel]))
-        return self._node("Concat", f"{strip}/product", products, axis=1)
+        for index, part in enumerate(parts):
+            kernel = self._constant(f"kernel{index}", self._kernels[index])
+            products.append(self._node("MatMul", f"product{index}", [part, kernel]))
+        return self._node("Concat", "product", products, axis=1)
 
-    def _write_output(self, tiles: str) -> str:
+    def _write_pixels(self, tiles: str) -> str:
+        """``[N, n, *output size]`` from ``[N, prod(m), T, n]``, with the bias."""
         axes = len(self._transforms)
         places = math.prod(transform.tile for transform in self._transforms)
-        rows = self._reshape("rows", tiles, -1, places * self._tiling.count, self._out)
-        place = self._writer.indices(f"{self._place.suffix}/place", self._tiling.place)
+        rows = self._reshape("rows", tiles, places * self._tiling.count, self._out)
+        place = self._writer.indices(f"{self._place.suffix}/assemble/rows", self._tiling.place)
         last = self._node("Gather", "assemble", [rows, place], axis=1)
         if self._place.bias is not None:
-            last = self._writer.add(f"{self._place.suffix}/add", last, self._constant("bias", self._place.bias))
+            last = self._node("Add", "add", [last, self._constant("bias", self._place.bias)])
         perm = [0, axes + 1, *range(1, axes + 1)]
         return self._node("Transpose", "channels_first", [last], self._place.output, perm=perm)
 
@@ -192,10 +154,22 @@ class _WinogradFactor:
         return self._writer.node(operator, f"{self._place.suffix}/{name}", inputs, output, **attributes)
 
     def _reshape(self, name: str, source: str, *shape: int) -> str:
-        return self._writer.reshape(f"{self._place.suffix}/{name}", source, shape)
+        """To ``[-1, *shape]``."""
+        return self._writer.reshape(f"{self._place.suffix}/{name}", source, (-1, *shape))
 
     def _constant(self, name: str, values: FloatArray) -> str:
         return self._writer.constant(f"{self._place.suffix}/{name}", values)
+
+
+def _tile(factor: Factor, place: Place, transforms: list[Transform]) -> Tiling:
+    attributes = explicit_pads(factor)
+    size = [length for length in place.size if length is not None]
+    lengths = [length or 0 for length in attributes.output_size(factor.shape.kernel, tuple(size))]
+    axes = [
+        tile_axis(transform, length, attributes.dilations[axis], attributes.pads[axis])
+        for axis, (transform, length) in enumerate(zip(transforms, lengths, strict=True))
+    ]
+    return tile_map(axes, [transform.tile for transform in transforms], size)
 
 
 def _transform_kernel(weight: FloatArray, transforms: list[Transform]) -> FloatArray:

@@ -23,11 +23,11 @@ class Writer:
     def __init__(self, layer: ConvLayer) -> None:
         self._layer = layer
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._initializers: list[onnx.TensorProto] = []
 
     def finish(self) -> LoweredLayer:
         """All that was written."""
-        return LoweredLayer(self._nodes, list(self._initializers.values()))
+        return LoweredLayer(self._nodes, self._initializers)
 
     def constant(self, suffix: str, values: FloatArray) -> str:
         """A constant in the layer's dtype."""
@@ -143,8 +143,6 @@ class Writer:
         return self.add(f"{suffix}/add", product, self.constant(f"{suffix}/bias", bias), output)
 
     def _initializer(self, suffix: str, values: npt.NDArray[Any]) -> str:
-        """Constants of one name are one constant: strips share theirs."""
         name = f"{self._layer.name}/{suffix}"
-        if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(values, name)
+        self._initializers.append(numpy_helper.from_array(values, name))
         return name
