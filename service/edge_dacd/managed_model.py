@@ -70,6 +70,12 @@ class ManagedModel:
         applied = self.journal.applied
         return Budget.from_json(applied.budget) if applied and applied.budget is not None else None
 
+    def begin(self) -> None:
+        """Write the first generation: the original as it is. There is always something to roll back to."""
+        start = Generation(0, State.PENDING, "start", active_point=ORIGINAL, created_unix_s=time.time())
+        accepted = self.journal.accept(start)
+        self.journal.decide(replace(accepted, state=State.APPLIED), model_digest=self.model.digest)
+
     def restore(self) -> None:
         """Serve the last good operating point at once; what is missing or damaged is reported."""
         applied = self.journal.applied

@@ -9,7 +9,6 @@ thread that asks.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -119,6 +118,8 @@ class Reconfigurator:
         """Go on where the daemon stopped, or begin: what makes this model what it shall be."""
         journal, model = managed.journal, managed.model
         configured = model.source.budget.to_json() if model.source.budget is not None else None
+        if journal.applied is None and journal.pending is None:
+            managed.begin()
         pending, applied = journal.pending, journal.applied
         if configured is not None and configured != journal.configured_budget:
             draft = Generation(0, State.PENDING, "configuration", budget=configured, best_effort=True)
@@ -283,4 +284,4 @@ class Reconfigurator:
         self._queue.close()
         for managed in self.models():
             managed.close()
-        os.close(self._claim)
+        self._claim.close()

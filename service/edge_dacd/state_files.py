@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from edge_dac.artifacts.durable import make_private_directory
 from edge_dac.errors import UsageError
@@ -29,20 +29,20 @@ class StateFiles:
     def latency_table(self) -> Path:
         return self.root / "latency_table.json"
 
-    def claim(self) -> int:
-        """Become the only daemon with this state; returns the descriptor that holds the claim.
+    def claim(self) -> BinaryIO:
+        """Become the only daemon with this state, until the returned file is closed.
 
         Raises:
             UsageError: another daemon has it, or it cannot be written.
         """
         try:
             make_private_directory(self.root)
-            descriptor = os.open(self.root / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            file = (self.root / "lock").open("ab")
         except OSError as error:
             raise UsageError(f"state directory {self.root}: cannot be written: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(descriptor)
+            file.close()
             raise UsageError(f"state directory {self.root}: expected to be alone, another daemon uses it") from error
-        return descriptor
+        return file

@@ -1,0 +1,223 @@
+"""The reconfigurator in this process, with a real store, real runtimes and, where a plan is made, the real child."""
+
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from edge_dacd.changes import ChangeRequest
+from edge_dacd.config import CompressionConfig
+from edge_dacd.events import EventHub
+from edge_dacd.models import ModelSource, ServedModel
+from edge_dacd.reconfiguration import Reconfigurator
+from edge_dacd.runtime import Runtime
+from edge_dacd.status import RequestError
+
+from edge_dac.errors import UsageError
+from edge_dac.planning.budget import Budget
+
+
+class Device:
+    """What a daemon would hold; ``memory_bytes`` is what its sensors say."""
+
+    def __init__(self, prepared, *, enabled=True, budget=None):
+        self.prepared = prepared
+        self.memory_bytes = 1 << 40
+        self.events = EventHub()
+        self.reconfigurator = Reconfigurator(
+            prepared.state, CompressionConfig(enabled=enabled), 1, self.events, lambda: self.memory_bytes
+        )
+        source = ModelSource("scale", prepared.model, budget=budget)
+        self.model = ServedModel(source, Runtime.load(prepared.model, threads=1), 0.0)
+        self.reconfigurator.attach(self.model)
+
+    def change(self, cause, *, wait=True, **values):
+        return self.reconfigurator.change(ChangeRequest("scale", cause, **values), wait=wait, is_wanted=lambda: True)
+
+    @property
+    def factor(self):
+        return float(self.model.active.run({"x": np.ones((1, 8), np.float32)})[0][0, 0])
+
+    @property
+    def journal(self):
+        return self.reconfigurator.managed("scale").journal
+
+
+@pytest.fixture
+def start(prepared):
+    devices = []
+
+    def make(**options):
+        devices.append(Device(prepared, **options))
+        return devices[-1]
+
+    yield make
+    for device in devices:
+        device.reconfigurator.close()
+
+
+def code_of(error):
+    return error.value.code
+
+
+def test_serves_the_last_good_point_at_once(start):
+    device = start()
+    assert device.factor == 2.0
+    assert device.journal.applied.number == 1
+    assert device.reconfigurator.managed("scale").points.reason.startswith("the last good operating point")
+
+
+def test_pin_moves_and_survives_a_restart(start, prepared):
+    device = start()
+    outcome = device.change("set_active_point", point=prepared.fast_point[:8])
+    assert (outcome.generation, outcome.applied, outcome.point.id) == (2, True, prepared.fast_point)
+    assert device.factor == 3.0
+    device.reconfigurator.close()
+    again = start()
+    assert again.factor == 3.0
+    assert again.reconfigurator.managed("scale").pinned_point == prepared.fast_point
+    outcome = again.change("set_active_point")
+    assert again.reconfigurator.managed("scale").pinned_point is None
+    assert again.factor == 3.0
+
+
+def test_rollback(start, prepared):
+    device = start()
+    device.change("set_active_point", point="original")
+    assert device.factor == 1.0
+    outcome = device.change("rollback")
+    assert (outcome.generation, device.factor) == (3, 2.0)
+    outcome = device.change("rollback", generation=2)
+    assert (outcome.generation, device.factor) == (4, 1.0)
+    with pytest.raises(RequestError, match=r"expected a generation of \[1, 2, 3, 4\], got 9") as error:
+        device.change("rollback", generation=9)
+    assert code_of(error) is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_expected_generation(start):
+    device = start()
+    with pytest.raises(RequestError, match="expected generation 7, the newest is 1") as error:
+        device.change("set_active_point", point="original", expected_generation=7)
+    assert code_of(error) is grpc.StatusCode.ABORTED
+    assert device.factor == 2.0
+    assert device.change("set_active_point", point="original", expected_generation=1).generation == 2
+
+
+def test_idempotency_key_makes_one_change_of_two_also_after_a_restart(start):
+    device = start()
+    first = device.change("set_active_point", point="original", idempotency_key="k")
+    assert device.change("set_active_point", point="original", idempotency_key="k").generation == first.generation
+    device.reconfigurator.close()
+    again = start()
+    assert again.change("set_active_point", point="original", idempotency_key="k").generation == first.generation
+    assert again.journal.head == first.generation
+
+
+@pytest.mark.parametrize("point", ["nonsense", "0" * 64])
+def test_unknown_point(start, point):
+    with pytest.raises(RequestError, match="expected one operating point") as error:
+        start().change("set_active_point", point=point)
+    assert code_of(error) is grpc.StatusCode.NOT_FOUND
+
+
+def test_dry_run_of_a_pin_changes_nothing(start, prepared):
+    device = start()
+    outcome = device.change("set_active_point", point=prepared.fast_point, dry_run=True)
+    assert (outcome.applied, outcome.point.id) == (False, prepared.fast_point)
+    assert (device.factor, device.journal.head) == (2.0, 1)
+
+
+def test_short_memory_refuses_the_swap_and_changes_nothing(start, prepared):
+    device = start()
+    device.memory_bytes = 1 << 20
+    device.reconfigurator.managed("scale").points.shed()
+    with pytest.raises(RequestError, match="MiB free"):
+        device.change("set_active_point", point=prepared.fast_point)
+    assert device.factor == 2.0
+    assert device.journal.applied.number == 1
+    device.memory_bytes = 1 << 40
+    assert device.change("set_active_point", point=prepared.fast_point).generation == 3
+
+
+def test_damaged_point_falls_back_and_is_reported(start, prepared):
+    path = prepared.store.look_up(prepared.slow_point).model_path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    device = start()
+    assert device.factor == 1.0
+    managed = device.reconfigurator.managed("scale")
+    assert "set aside as damaged" in managed.last_failure
+    assert device.journal.pending.cause == "repair"
+
+
+def test_changed_model_file_is_served_as_it_is_and_planned_anew(start, prepared):
+    prepared.rewrite_model(5.0)
+    device = start()
+    assert device.factor == 5.0
+    assert device.journal.pending.cause == "model_changed"
+
+
+def test_switched_off(start):
+    device = start(enabled=False)
+    assert device.factor == 1.0
+    with pytest.raises(RequestError, match="switched off"):
+        device.change("set_active_point", point="original")
+
+
+def test_second_daemon_on_the_same_state(start, prepared):
+    start()
+    with pytest.raises(UsageError, match="another daemon uses it"):
+        start()
+
+
+def test_newer_change_aborts_the_pending_one(start):
+    device = start()
+    errors = []
+
+    def ask():
+        try:
+            device.change("set_budget", budget=Budget(speedup=1.2))
+        except RequestError as error:
+            errors.append(error)
+
+    with device.events.watch(lambda: True) as events:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert next(events).accepted.generation == 2
+        outcome = device.change("set_active_point", point="original")
+        asking.join(30)
+    assert outcome.generation == 3
+    assert [error.code for error in errors] == [grpc.StatusCode.ABORTED]
+    assert "superseded by generation 3" in errors[0].message
+    assert device.factor == 1.0
+
+
+def test_storm_of_budgets_keeps_the_last(start):
+    device = start()
+    for index in range(50):
+        device.change("set_budget", wait=False, budget=Budget(latency_ms=100.0 + index))
+    assert device.journal.head == 51
+    assert device.journal.pending.budget["latency_ms"] == 149.0
+    assert device.factor == 2.0
+    assert device.change("set_active_point", point="original").generation == 52
+
+
+def test_pending_change_goes_on_after_a_restart(start):
+    device = start()
+    device.change("set_budget", wait=False, budget=Budget(latency_ms=100.0))
+    device.reconfigurator.close()
+    again = start()
+    assert again.factor == 2.0
+    assert again.journal.pending.budget == {"latency_ms": 100.0, "percentile": 50}
+    assert again.journal.head > 2
+
+
+def test_new_budget_in_the_configuration_is_a_new_generation_once(start):
+    device = start(budget=Budget(speedup=3.0))
+    assert device.journal.pending.cause == "configuration"
+    device.change("set_active_point", point="original")
+    device.reconfigurator.close()
+    again = start(budget=Budget(speedup=3.0))
+    assert again.journal.pending is None
+    assert again.factor == 1.0
