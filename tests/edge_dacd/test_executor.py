@@ -50,7 +50,7 @@ class Occupied:
 
 @pytest.fixture
 def occupied() -> Iterator[Occupied]:
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(16) as pool:
         made = Occupied(pool)
         yield made
         made.free()
