@@ -11,19 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_dac.convolution import ConvLayer, Factorization, FloatArray
+from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.planning.candidates import Candidate, chain_of, macs_of, scheme_rank
 from edge_dac.planning.selection import Option
 from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback
 from edge_dac.schemes import SCHEMES
-from edge_dac.schemes.composition import compose
+from edge_dac.schemes.error import LayerError
 from edge_dac.schemes.scheme import Moments
 from edge_dac.statistics.moments import collect_moments
 
 HELD_OUT_PATCHES = 2000
-JUDGED_CHANNELS = 256
-"""Output channels that the error of a wide layer is estimated from."""
 SLACK = 0.95
 """Error at a higher rank bounds that at a lower one, up to what fits to samples deviate from it."""
 
@@ -87,36 +85,6 @@ def _aligned(
             second = next(right, None)
 
 
-class _ErrorMeter:
-    """Relative output error of one layer's factorizations on held-out moments, over a sample of the output channels."""
-
-    def __init__(self, layer: ConvLayer, moments: Moments) -> None:
-        groups = layer.attributes.groups
-        outputs = layer.out_channels // groups
-        random = np.random.default_rng(0)
-        self._rows = np.sort(random.permutation(outputs)[:JUDGED_CHANNELS])
-        self._shape = (groups, outputs, -1)
-        self._weight = layer.weight.reshape(self._shape)[:, self._rows]
-        self._bias = self._vector(layer.bias, layer)
-        self._moments = moments
-        self._spread = max(self._variance(self._weight), 1e-300)
-        self._layer = layer
-
-    def _vector(self, bias: FloatArray | None, layer: ConvLayer) -> FloatArray:
-        values = np.zeros(layer.out_channels, np.float32) if bias is None else bias
-        return values.reshape(self._shape[:2])[:, self._rows]
-
-    def _variance(self, kernels: FloatArray) -> float:
-        return float(np.sum((kernels @ self._moments.covariance) * kernels, dtype=np.float64))
-
-    def error(self, factorization: Factorization) -> float:
-        """Mean squared error over variance, as :func:`edge_dac.schemes.error.layer_error` has it."""
-        difference = self._weight - compose(factorization).reshape(self._shape)[:, self._rows]
-        offset = (difference @ self._moments.mean[..., None])[..., 0] + self._bias
-        offset = offset - self._vector(factorization.bias, self._layer)
-        return (self._variance(difference) + float(np.square(offset).sum())) / self._spread
-
-
 def _fit_layer(
     layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: Moments
 ) -> dict[Candidate, Fit]:
@@ -125,7 +93,7 @@ def _fit_layer(
     Ranks of a scheme are tried from coarse to fine. Its error falls with the rank, so one that lies below a rank already
     tried, and whose error at that rank a faster candidate reaches, cannot win and is not fitted.
     """
-    meter = _ErrorMeter(layer, held_out)
+    meter = LayerError(layer, held_out)
     fitted: dict[Candidate, Fit] = {}
     for scheme, curve in _by_scheme(layer, wanted).items():
         decomposition = SCHEMES[scheme].decompose(layer, moments)
@@ -137,7 +105,7 @@ def _fit_layer(
             if any(fit.error <= at_best and wanted[c] <= wanted[candidate] for c, fit in fitted.items()):
                 continue
             factorization = decomposition.at(scheme_rank(candidate, layer))
-            fitted[candidate] = Fit(factorization, meter.error(factorization))
+            fitted[candidate] = Fit(factorization, meter.of(factorization))
             tried[index] = fitted[candidate].error
         fitted = _undominated(fitted, wanted)
     return fitted
