@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -82,3 +89,86 @@ class Prepared:
 @pytest.fixture
 def prepared(tmp_path):
     return Prepared(tmp_path)
+
+
+def write_small_network(path: Path) -> Path:
+    """Two 3x3 convolutions with a ReLU between them on FLOAT [1, 16, 20, 20], seeded."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((32, inputs, 3, 3)).astype(np.float32) / 12 for inputs in (16, 32)]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w0"], ["h"], name="conv0", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["h"], ["r"], name="relu"),
+            helper.make_node("Conv", ["r", "w1"], ["y"], name="conv1", pads=[1, 1, 1, 1]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 20, 20])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 20, 20])],
+        [numpy_helper.from_array(weight, f"w{index}") for index, weight in enumerate(weights)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+class ServingProcess:
+    """A real daemon on a free port, and its log."""
+
+    def __init__(self, model: Path, state: Path, *arguments: str) -> None:
+        self.log = state.parent / f"{state.name}.log"
+        command = [sys.executable, "-W", "error", "-m", "edge_dacd", str(model), "--state-dir", str(state)]
+        command += ["--threads", "1", "--log-format", "json", *(arguments or ("--listen", "127.0.0.1:0"))]
+        with self.log.open("ab") as log:
+            self.start = self.log.stat().st_size
+            self.process = subprocess.Popen(command, stderr=log, cwd=state.parent)
+
+    def entries(self, message: str) -> list[dict[str, Any]]:
+        """The lines of the log with this message, of this process alone."""
+        lines = self.log.read_bytes()[self.start :].decode().splitlines()
+        return [entry for line in lines if line.startswith("{") and (entry := json.loads(line))["message"] == message]
+
+    @property
+    def address(self) -> str:
+        """Where it listens, once it does."""
+
+        def listening() -> Any:
+            assert self.process.poll() is None, self.log.read_text()
+            return self.entries("listening")
+
+        return str(poll(listening, "the daemon listens")[0]["address"])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def poll(condition: Callable[[], Any], what: str, deadline_s: float = 60.0) -> Any:
+    """Ask until the answer is true."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        if result := condition():
+            return result
+        time.sleep(0.01)
+    raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+@pytest.fixture
+def serve(tmp_path) -> Iterator[Callable[..., ServingProcess]]:
+    """``serve(model, state, *arguments)``: a daemon that ends with the test."""
+    started: list[ServingProcess] = []
+
+    def start(model: Path, state: Path | None = None, *arguments: str) -> ServingProcess:
+        started.append(ServingProcess(model, state or tmp_path / "state", *arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def small_network(tmp_path) -> Path:
+    """A network that the planner is done with in seconds."""
+    return write_small_network(tmp_path / "small.onnx")

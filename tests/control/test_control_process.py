@@ -1,0 +1,229 @@
+"""The daemon as a process, controlled from outside while tritonclient asks it to compute."""
+
+import asyncio
+import random
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+
+from edge_dac.client import AsyncControlClient, BudgetRefusedError, ChangeOptions, ControlClient, ControlError
+from edge_dac.planning.budget import Budget, LayerRank
+
+
+class Load:
+    """Clients that ask one after the other without a pause, each answer checked: ``y = k x`` for a known ``k``."""
+
+    def __init__(self, address, factors, clients=4):
+        self.factors, self.address = factors, address
+        self.answers, self.failures = 0, []
+        self.latencies_ms = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _ask(self, seed):
+        rng = np.random.default_rng(seed)
+        with triton.InferenceServerClient(self.address) as client:
+            while not self._stop.is_set():
+                x = rng.standard_normal((1, 8)).astype(np.float32)
+                tensor = triton.InferInput("x", [1, 8], "FP32")
+                tensor.set_data_from_numpy(x)
+                started = time.perf_counter()
+                try:
+                    y = client.infer("scale", [tensor]).as_numpy("y")
+                except triton.InferenceServerException as error:
+                    self.failures.append(str(error))
+                    continue
+                self.latencies_ms.append(1e3 * (time.perf_counter() - started))
+                if not any(np.array_equal(y, np.float32(factor) * x) for factor in self.factors):
+                    self.failures.append(f"wrong answer {y} for {x}")
+                self.answers += 1
+
+
+def swap_under_load(serve, prepared, count):
+    daemon = serve(prepared.model, prepared.state)
+    with ControlClient(daemon.address) as client, Load(daemon.address, prepared.ids.values()) as load:
+        generations = []
+        for index in range(count):
+            point = list(prepared.ids)[index % 3]
+            generations.append(client.pin("scale", point).generation)
+        assert client.model("scale").active_point == point
+    assert load.failures == []
+    assert load.answers > count
+    assert generations == sorted(set(generations))
+    assert daemon.stop() == 0
+
+
+def test_swaps_under_load(serve, prepared):
+    swap_under_load(serve, prepared, 40)
+
+
+@pytest.mark.slow
+def test_thousand_swaps_under_load(serve, prepared):
+    swap_under_load(serve, prepared, 1000)
+
+
+def kill_at_random_moments(serve, prepared, rounds):
+    """Pins follow each other until the process is killed; the next one serves a whole generation, old or new."""
+    rng = random.Random(7)
+    acknowledged, highest = prepared.slow_point, 1
+    for _ in range(rounds):
+        daemon = serve(prepared.model, prepared.state)
+        address = daemon.address
+        with ControlClient(address) as client:
+            state = client.model("scale")
+            assert state.active_point in prepared.ids
+            assert state.generation >= highest
+            # What was acknowledged counts, unless the change that was cut short has become durable.
+            assert state.active_point == acknowledged or state.generation > highest
+            assert not state.last_failure
+            acknowledged, highest = state.active_point, state.generation
+            killer = threading.Timer(rng.uniform(0.0, 0.1), daemon.stop, (signal.SIGKILL,))
+            killer.start()
+            with pytest.raises(ControlError) as error:  # noqa: PT012 - whichever change the kill meets
+                while True:
+                    point = rng.choice(list(prepared.ids))
+                    result = client.pin("scale", point)
+                    acknowledged, highest = point, result.generation
+            assert error.value.code in ("UNAVAILABLE", "CANCELLED", "UNKNOWN")
+            killer.join()
+
+
+def test_killed_at_random_moments(serve, prepared):
+    kill_at_random_moments(serve, prepared, 4)
+
+
+@pytest.mark.slow
+def test_killed_at_a_hundred_random_moments(serve, prepared):
+    kill_at_random_moments(serve, prepared, 100)
+
+
+def test_storm_of_budgets_under_load(serve, prepared):
+    daemon = serve(prepared.model, prepared.state)
+    with ControlClient(daemon.address) as client, Load(daemon.address, prepared.ids.values(), clients=2) as load:
+        options = ChangeOptions(no_wait=True)
+        numbers = [
+            client.set_budget("scale", Budget(latency_ms=50.0 + index), options).generation for index in range(60)
+        ]
+        state = client.model("scale")
+        assert numbers == sorted(set(numbers))
+        assert state.pending_generation == numbers[-1]
+        assert client.pin("scale", "original").generation == numbers[-1] + 1
+    assert load.failures == []
+    assert load.answers > 0
+
+
+def test_compiler_killed(serve, small_network):
+    """The daemon goes on serving and says what happened; the next change works."""
+    daemon = serve(small_network)
+    address = daemon.address
+    errors = []
+
+    def ask():
+        with ControlClient(address) as client:
+            try:
+                client.set_budget("small", Budget(speedup=1.01))
+            except ControlError as error:
+                errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    parent = psutil.Process(daemon.process.pid)
+    end = time.monotonic() + 30
+    while not (children := parent.children()) and time.monotonic() < end:
+        time.sleep(0.005)
+    children[0].kill()
+    asking.join(30)
+    assert [error.code for error in errors] == ["INTERNAL"]
+    assert "killed by SIGKILL" in str(errors[0])
+    with ControlClient(address) as client:
+        state = client.model("small")
+        assert (state.generation, state.pending_generation, state.active_point) == (1, 0, "original")
+        assert "killed by SIGKILL" in state.last_failure
+        result = client.set_ranks("small", layers={"conv1": LayerRank("dac", 3)})
+        assert result.applied
+        assert [layer.rank for layer in result.point.layers if layer.layer == "conv1"] == [3]
+        assert client.model("small").active_point == result.point.id
+    daemon.stop()
+    assert psutil.pid_exists(children[0].pid) is False
+
+
+def test_impossible_budget_changes_nothing(serve, small_network):
+    daemon = serve(small_network)
+    with ControlClient(daemon.address) as client:
+        before = client.model("small")
+        with pytest.raises(BudgetRefusedError) as error:
+            client.set_budget("small", Budget(latency_ms=1e-6))
+        assert error.value.best_latency_ms > 0
+        assert error.value.best_error >= 0
+        after = client.model("small")
+        assert (after.generation, after.active_point, after.budget) == (before.generation, "original", None)
+        with pytest.raises(ControlError, match="INVALID_ARGUMENT"):
+            client.set_ranks("small")
+        with pytest.raises(ControlError, match="NOT_FOUND"):
+            client.model("other")
+
+
+def test_token_outside_the_socket(serve, prepared, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("a-secret-of-this-test\n")
+    config = tmp_path / "config.toml"
+    socket = tmp_path / "control.sock"
+    config.write_text(f'[control]\ntoken_file = "{token}"\n[server]\nlisten = ["unix:{socket}", "127.0.0.1:0"]\n')
+    daemon = serve(prepared.model, prepared.state, "--config", str(config))
+    assert daemon.address == f"unix:{socket}"
+    tcp = daemon.entries("listening")[1]["address"]
+    with ControlClient(f"unix:{socket}") as client:
+        assert client.pin("scale", "original").applied
+    with ControlClient(tcp) as client, pytest.raises(ControlError, match="UNAUTHENTICATED"):
+        client.models()
+    with ControlClient(tcp, token="a-wrong-one") as client, pytest.raises(ControlError, match="UNAUTHENTICATED"):
+        client.models()
+    with ControlClient(tcp, token="a-secret-of-this-test") as client:
+        assert client.rollback("scale").applied
+
+
+def test_asyncio_client_and_watch(serve, prepared):
+    daemon = serve(prepared.model, prepared.state)
+
+    async def follow():
+        async with AsyncControlClient(daemon.address) as client:
+            assert (await client.device()).cpu_model
+            assert [model.name for model in await client.models()] == ["scale"]
+            kinds, changes = [], []
+            async for event in client.watch():
+                kinds.append(event.kind)
+                if event.kind == "snapshot":
+                    changes.append(asyncio.create_task(client.pin("scale", "original")))
+                if event.kind == "applied":
+                    break
+            await asyncio.gather(*changes)
+            return kinds, event
+
+    kinds, event = asyncio.run(asyncio.wait_for(follow(), 30))
+    assert kinds == ["snapshot", "accepted", "swap", "applied"]
+    assert event.values == {"generation": 2, "active_point": "original"}
+
+
+def test_stops_with_watchers(serve, prepared):
+    daemon = serve(prepared.model, prepared.state)
+    with ControlClient(daemon.address) as client:
+        events = client.watch()
+        assert next(events).kind == "snapshot"
+        daemon.process.send_signal(signal.SIGTERM)
+        assert list(events) == []
+    assert daemon.process.wait(30) == 0
