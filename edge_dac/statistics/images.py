@@ -1,9 +1,9 @@
 """Seeded synthetic inputs: images whose local statistics resemble those of photographs and drawings.
 
-Dead leaves (overlapping shapes with power-law sizes; Lee, Mumford and Huang, IJCV 2001) give the edges and the
-scale invariance of natural images; strokes and glyphs those of text and line drawings; pink noise (amplitude 1/f)
-the smooth rest. Inputs that are no images get a fitting generator: coloured noise for signals, normal numbers for
-features, uniform numbers for indices.
+Overlapping shapes with power-law sizes ("dead leaves"; Lee, Mumford and Huang, IJCV 2001) give the edges and the scale
+invariance of natural images, strokes and glyphs those of text and line drawings; smooth shading, changing light and
+sensor noise do the rest. Inputs that are no images get a fitting generator: coloured noise for signals, normal numbers
+for features, uniform numbers for indices.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from edge_dac.statistics.input_values import InputSpec, Layout
 Canvas = npt.NDArray[np.float32]
 """``[height, width, channels]``, values about 0 to 1."""
 Painter = Callable[[np.random.Generator, int, int, int], Canvas]
+
+_SMALLEST_GLYPH = 6.0
+_MOST_LEAVES = 600
 
 
 def synthetic_inputs(specs: Iterable[InputSpec], count: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -81,16 +84,34 @@ def _colour(rng: np.random.Generator, channels: int, chroma: float = 0.15) -> Ca
     return (rng.uniform(0.0, 1.0) + rng.normal(0.0, chroma, size=channels) * (channels > 1)).astype(np.float32)
 
 
+def scene(rng: np.random.Generator, height: int, width: int, channels: int) -> Canvas:
+    """Few large and some small objects on a shaded ground, with curves and at times a row of glyphs: mostly calm."""
+    texture = np.float32(rng.uniform(0.0, 0.7)) * _noise_field(rng, height, width, 1, rng.uniform(1.0, 1.6))
+    shading = np.float32(rng.uniform(0.0, 0.25)) * _noise_field(rng, height, width, 1, 2.0)
+    canvas = np.asarray(_colour(rng, channels) + shading, dtype=np.float32)
+    smallest, largest = max(1.0, 0.02 * min(height, width)), max(1.5, 0.6 * min(height, width))
+    sizes = rng.uniform(1.0 / largest, 1.0 / smallest, size=rng.integers(3, 60))
+    for inverse in np.sort(sizes):
+        _paint_leaf(rng, canvas, texture, 1.0 / inverse)
+    _paint_curves(rng, canvas, int(rng.integers(0, 12)), 0.02)
+    if rng.uniform() < 0.4:
+        size = max(_SMALLEST_GLYPH, rng.uniform(0.08, 0.5) * min(height, width))
+        _paint_line_of_glyphs(rng, canvas, rng.uniform(0.0, max(1.0, height - size)), size, _colour(rng, channels))
+    canvas = _soften(canvas)
+    contrast = rng.uniform(0.5, 1.1)
+    canvas = np.float32(rng.uniform(0.3, 0.7)) + (canvas - np.float32(0.5)) * np.float32(contrast)
+    return canvas + rng.normal(0.0, rng.uniform(0.0, 0.02), size=canvas.shape).astype(np.float32)
+
+
 def dead_leaves(rng: np.random.Generator, height: int, width: int, channels: int) -> Canvas:
-    """Overlapping discs, rectangles and bars, sizes by the power law ``r^-3``, each with its own texture."""
+    """A dense pile of discs, rectangles and bars, sizes by the power law ``r^-3``, each with its own texture."""
     texture = _noise_field(rng, height, width, 1, rng.uniform(0.8, 1.4))
-    canvas = _colour(rng, channels) + rng.uniform(0.0, 0.2) * texture
+    canvas = _colour(rng, channels) + np.float32(rng.uniform(0.0, 0.2)) * texture
     smallest = max(1.0, 0.008 * min(height, width))
     largest = max(2.0, 0.45 * min(height, width))
     covered, target = 0.0, 3.0 * height * width
-    for _ in range(600):
-        spread = rng.uniform()
-        radius = (smallest**-2 + spread * (largest**-2 - smallest**-2)) ** -0.5
+    for _ in range(_MOST_LEAVES):
+        radius = (smallest**-2 + rng.uniform() * (largest**-2 - smallest**-2)) ** -0.5
         covered += 3.0 * radius * radius
         _paint_leaf(rng, canvas, texture, radius)
         if covered > target:
@@ -122,15 +143,26 @@ def strokes(rng: np.random.Generator, height: int, width: int, channels: int) ->
         ink = ink + np.float32(0.5 if ground.mean() < 0.5 else -0.5)
     texture = _noise_field(rng, height, width, 1, 1.2)
     canvas = ground + rng.uniform(0.0, 0.08) * texture
-    size = max(6.0, rng.uniform(0.08, 0.7) * min(height, width))
-    for row in np.arange(rng.uniform(0.0, 0.5) * size, height, 1.5 * size):
-        for column in np.arange(0.1 * size, width - 0.3 * size, 0.9 * size):
-            if rng.uniform() < 0.85:
-                _paint_glyph(rng, canvas, row, column + rng.normal(0.0, 0.05 * size), size, ink)
-    for _ in range(int(rng.integers(2, 10))):
-        points = rng.uniform(-0.1, 1.1, size=(4, 2)) * (height, width)
-        _paint_curve(canvas, points, rng.uniform(0.5, 0.012 * max(height, width) + 1.0), _colour(rng, channels))
+    size = max(_SMALLEST_GLYPH, rng.uniform(0.08, 0.7) * min(height, width))
+    for top in np.arange(rng.uniform(0.0, 0.5) * size, height, 1.5 * size):
+        _paint_line_of_glyphs(rng, canvas, top, size, ink)
+    _paint_curves(rng, canvas, int(rng.integers(2, 10)), 0.012)
     return _soften(canvas) if rng.uniform() < 0.7 else canvas
+
+
+def _paint_line_of_glyphs(rng: np.random.Generator, canvas: Canvas, top: float, size: float, ink: Canvas) -> None:
+    width = canvas.shape[1]
+    for left in np.arange(0.1 * size, width - 0.3 * size, 0.9 * size):
+        if rng.uniform() < 0.85:
+            _paint_glyph(rng, canvas, top, left + rng.normal(0.0, 0.05 * size), size, ink)
+
+
+def _paint_curves(rng: np.random.Generator, canvas: Canvas, count: int, thickest: float) -> None:
+    """``count`` curves across the canvas; ``thickest`` is a share of the longer side."""
+    height, width, channels = canvas.shape
+    for _ in range(count):
+        points = rng.uniform(-0.1, 1.1, size=(4, 2)) * (height, width)
+        _paint_curve(canvas, points, rng.uniform(0.5, thickest * max(height, width) + 1.0), _colour(rng, channels))
 
 
 def _paint_glyph(rng: np.random.Generator, canvas: Canvas, top: float, left: float, size: float, ink: Canvas) -> None:
@@ -157,24 +189,17 @@ def _paint_curve(canvas: Canvas, points: npt.NDArray[np.floating], thickness: fl
     canvas[dots[seen, 0], dots[seen, 1]] = ink
 
 
-def varied_leaves(rng: np.random.Generator, height: int, width: int, channels: int) -> Canvas:
-    """Dead leaves under changing light: contrast, brightness, gamma, colour cast, shading, blur, sensor noise."""
-    canvas = np.clip(dead_leaves(rng, height, width, channels), 0.0, 1.0)
-    canvas = canvas ** np.float32(np.exp(rng.normal(0.0, 0.4)))
-    gain = rng.uniform(0.3, 1.1) * (1.0 + 0.1 * rng.normal(size=channels))
-    canvas = (rng.uniform(0.15, 0.85) + (canvas - 0.5) * gain).astype(np.float32)
-    canvas += np.float32(0.15) * _noise_field(rng, height, width, 1, 2.0)
-    if rng.uniform() < 0.5:
-        canvas = _soften(canvas)
-    canvas += rng.normal(0.0, rng.uniform(0.0, 0.03), size=canvas.shape).astype(np.float32)
-    return canvas
+def in_changing_light(painter: Painter) -> Painter:
+    """The same pictures with other gamma, contrast, brightness and colour cast, shading and sensor noise."""
 
+    def paint(rng: np.random.Generator, height: int, width: int, channels: int) -> Canvas:
+        canvas = np.clip(painter(rng, height, width, channels), 0.0, 1.0) ** np.float32(np.exp(rng.normal(0.0, 0.4)))
+        gain = (rng.uniform(0.3, 1.1) * (1.0 + 0.1 * rng.normal(size=channels))).astype(np.float32)
+        canvas = np.float32(rng.uniform(0.15, 0.85)) + (canvas - np.float32(0.5)) * gain
+        canvas += np.float32(rng.uniform(0.0, 0.2)) * _noise_field(rng, height, width, 1, 2.0)
+        return canvas + rng.normal(0.0, rng.uniform(0.0, 0.03), size=canvas.shape).astype(np.float32)
 
-def pink_noise(rng: np.random.Generator, height: int, width: int, channels: int) -> Canvas:
-    """Noise with a 1/f amplitude spectrum, most of it common to all channels."""
-    grey = _noise_field(rng, height, width, 1, 1.0)
-    colour = _noise_field(rng, height, width, channels, 1.0)
-    return np.float32(rng.uniform(0.3, 0.7)) + np.float32(rng.uniform(0.1, 0.25)) * (grey + np.float32(0.3) * colour)
+    return paint
 
 
 def _soften(canvas: Canvas) -> Canvas:
@@ -186,5 +211,12 @@ def _soften(canvas: Canvas) -> Canvas:
     return canvas
 
 
-PAINTERS: tuple[Painter, ...] = (dead_leaves, strokes, varied_leaves, pink_noise)
+PAINTERS: tuple[Painter, ...] = (
+    scene,
+    strokes,
+    in_changing_light(scene),
+    in_changing_light(strokes),
+    in_changing_light(dead_leaves),
+)
+"""What was found closest to real images; see docs/fidelity.md."""
 KINDS = len(PAINTERS)
