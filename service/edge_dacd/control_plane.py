@@ -44,8 +44,9 @@ class ControlPlane:
             lambda: sensors.read().available_memory_bytes,
         )
         self._governing = Governing(self._reconfigurator, self._events, sensors)
+        self.authorizer = Authorizer(token)
         self._servicer = ControlServicer(
-            self._reconfigurator, self._events, Authorizer(token), self._governing.service_p95_ms
+            self._reconfigurator, self._events, self.authorizer, self._governing.service_p95_ms
         )
         self._governs = config.control.governor
         repository.on_loaded(self._attach)

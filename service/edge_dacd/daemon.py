@@ -18,7 +18,7 @@ from edge_dacd.metrics import MetricsServer, collect_process, collect_serving
 from edge_dacd.models import ModelRepository, ModelSource
 from edge_dacd.rpc import handler
 from edge_dacd.running import compute
-from edge_dacd.server import AddressError, Server, check_free, message_bytes_for
+from edge_dacd.server import AddressError, Server, answers, check_free, message_bytes_for
 from edge_dacd.shared_memory import SharedMemory
 from edge_dacd.systemd import Notifier
 
@@ -104,6 +104,7 @@ class Daemon:
             self._repository,
             self._executor,
             memory,
+            control.authorizer,
             is_ready=lambda: self._ready,
             longest_deadline_s=limits.max_deadline_s or None,
         )
@@ -132,7 +133,10 @@ class Daemon:
             try:
                 received = self._signals.get(timeout=interval)
             except queue.Empty:
-                self._notifier.watchdog()
+                if answers(server.addresses[0], interval or 1.0):
+                    self._notifier.watchdog()
+                else:
+                    _log.error("no answer from the own server")
                 continue
             if received != signal.SIGHUP:
                 return

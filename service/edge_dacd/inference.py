@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from edge_dac import wire
 from edge_dacd import describe
+from edge_dacd.authorization import Authorizer
 from edge_dacd.executor import Executor, Ticket
 from edge_dacd.framing import (
     InferAnswer,
@@ -71,6 +72,7 @@ class InferenceServicer:
     """Answers the Open Inference Protocol.
 
     Args:
+        authorizer: decides who may load and unload models.
         longest_deadline_s: no request waits longer than this for its run, whatever its client allows; None for no
             limit.
     """
@@ -80,6 +82,7 @@ class InferenceServicer:
         repository: ModelRepository,
         executor: Executor[Work, Run],
         memory: SharedMemory,
+        authorizer: Authorizer,
         *,
         is_ready: Callable[[], bool],
         longest_deadline_s: float | None = None,
@@ -87,6 +90,7 @@ class InferenceServicer:
         self._repository = repository
         self._executor = executor
         self._memory = memory
+        self._authorizer = authorizer
         self._is_ready = is_ready
         self._longest_deadline_s = longest_deadline_s
 
@@ -219,6 +223,7 @@ class InferenceServicer:
         return describe.repository_index(lines)
 
     def RepositoryModelLoad(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._authorizer.check(context, changes=True)
         _check_repository(request.repository_name)
         if request.parameters:
             raise invalid(
@@ -229,6 +234,7 @@ class InferenceServicer:
         return wire.message("inference.RepositoryModelLoadResponse")()
 
     def RepositoryModelUnload(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._authorizer.check(context, changes=True)
         _check_repository(request.repository_name)
         self._repository.unload(request.model_name)
         return wire.message("inference.RepositoryModelUnloadResponse")()

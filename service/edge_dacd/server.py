@@ -106,6 +106,17 @@ def check_free(address: str) -> None:
         raise AddressError(f"{address}: cannot listen there: {error.strerror or error}") from error
 
 
+def answers(address: str, limit_s: float) -> bool:
+    """Whether the server at ``address`` answers at all, be it with an error, within ``limit_s``."""
+    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        check = channel.unary_unary(f"/{health.SERVICE_NAME}/Check")
+        try:
+            check(b"", timeout=limit_s)
+        except grpc.RpcError as error:
+            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return True
+
+
 def message_bytes_for(models: Iterable[ServedModel]) -> int:
     """A limit on messages that the tensors of ``models`` fit in; free extents get a generous allowance."""
     largest = _SMALLEST_MESSAGE_BYTES

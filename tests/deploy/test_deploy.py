@@ -46,7 +46,7 @@ def test_the_configuration_shows_every_key_with_its_default() -> None:
     text = (DEPLOY / "config.toml").read_text()
     config = load_config(DEPLOY / "config.toml")
     chosen_for_the_service = {"listen", "metrics_listen", "path"}
-    for section in ("server", "compute", "repository", "state", "compression"):
+    for section in ("server", "compute", "repository", "state", "compression", "control"):
         for item in fields(getattr(config, section)):
             assert f"\n{item.name} = " in text, f"{section}.{item.name}"
             if item.name not in chosen_for_the_service:

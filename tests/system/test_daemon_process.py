@@ -217,6 +217,19 @@ def test_sighup_replaces_a_changed_model_and_keeps_one_that_broke(
     assert ask(daemon.address) == 22
 
 
+def test_loading_and_unloading_need_the_token(start_daemon: Any, simple: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("correct horse battery staple\n")
+    path = tmp_path / "config.toml"
+    path.write_text(f'[models.simple]\npath = "simple.onnx"\n[control]\ntoken_file = "{tmp_path / "token"}"\n')
+    daemon = start_daemon("--config", path).wait_ready()
+    with triton.InferenceServerClient(daemon.address) as client:
+        for change in (client.unload_model, client.load_model):
+            with pytest.raises(triton.InferenceServerException, match="UNAUTHENTICATED"):
+                change("simple")
+            change("simple", headers={"authorization": "Bearer correct horse battery staple"})
+    assert ask(daemon.address) == 2
+
+
 def test_health_and_reflection_tell_true_names(start_daemon: Any, simple: Path) -> None:
     daemon = start_daemon(simple).wait_ready()
     with grpc.insecure_channel(daemon.address) as channel:
