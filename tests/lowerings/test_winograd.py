@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import pytest
 from equality import make_layer, merge, random_array, relative_errors
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization
+from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization, Reason
 from edge_dac.lowerings import LOWERINGS
 
 TOLERANCE = {"2": 1e-5, "4": 1e-4, "6": 1e-4}
@@ -68,3 +72,59 @@ def test_winograd_agrees_with_the_plain_convolution() -> None:
 
     check()
     assert seen >= {name for name in LOWERINGS if name.startswith("winograd")}
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("winograd2", 1e-5), ("winograd4", 1e-4), ("winograd6", 1e-4)])
+@pytest.mark.parametrize("extent", [3, 5, 7])
+def test_digits_at_many_channels(name: str, tolerance: float, extent: int) -> None:
+    rng = np.random.default_rng(extent)
+    conv = ConvAttributes((1, 1), (extent // 2,) * 4, (1, 1))
+    weight = random_array(rng, 8, 256, extent, extent)
+    layer = make_layer(weight, random_array(rng, 8), conv, (13, 11))
+    factorization = Factorization("dense", 1, (Factor(weight, conv),), layer.bias)
+    errors = relative_errors(layer, factorization, np.maximum(random_array(rng, 1, 256, 13, 11), 0))
+    if extent >= LOWERINGS[name].size:
+        assert name not in errors
+    else:
+        assert errors[name] < tolerance
+
+
+def test_a_chain_may_hold_both_kinds_of_factors() -> None:
+    """Tucker: only the 3x3 core is tiled; the strided factor after it stays direct."""
+    rng = np.random.default_rng(7)
+    point = ConvAttributes.pointwise(2)
+    factors = (
+        Factor(random_array(rng, 4, 6, 1, 1), point),
+        Factor(random_array(rng, 5, 4, 3, 3), replace(point, pads=(1, 1, 1, 1))),
+        Factor(random_array(rng, 7, 5, 1, 1), replace(point, strides=(2, 2))),
+    )
+    layer = make_layer(merge(factors), random_array(rng, 7), replace(point, pads=(1,) * 4, strides=(2, 2)), (10, 9))
+    factorization = Factorization("tucker", (4, 5), factors, layer.bias)
+    errors = relative_errors(layer, factorization, random_array(rng, 2, 6, 10, 9))
+    assert {name for name in errors if name.startswith("winograd")} == {
+        n for n in LOWERINGS if n.startswith("winograd")
+    }
+    assert max(errors.values()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"input_size": (None, 8)}, Reason.UNKNOWN_SPATIAL_SIZE),
+        ({"static_size": False}, Reason.UNKNOWN_SPATIAL_SIZE),
+        ({"dtype": np.float16}, Reason.UNSUPPORTED_TYPE),
+        ({"opset": 10}, Reason.UNSUPPORTED_OPERATOR),
+        ({"attributes": ConvAttributes((2, 1), (0,) * 4, (1, 1))}, Reason.STRIDE),
+        ({"attributes": ConvAttributes((1, 1), (0,) * 4, (1, 1), groups=2)}, Reason.GROUPS),
+        ({"weight": np.zeros((4, 4, 1, 1), np.float32)}, Reason.KERNEL_SHAPE),
+        ({"weight": np.zeros((4, 4, 3, 9), np.float32)}, Reason.KERNEL_SHAPE),
+    ],
+)
+def test_refusals_say_why(change: dict[str, Any], reason: Reason) -> None:
+    layer = make_layer(np.zeros((4, 4, 3, 3), np.float32), None, ConvAttributes((1, 1), (0,) * 4, (1, 1)), (8, 8))
+    assert LOWERINGS["winograd4"].refuse(layer, (layer.shape,)) is None
+    changed = replace(layer, **change)
+    refusal = LOWERINGS["winograd4"].refuse(changed, (changed.shape,))
+    assert refusal is not None
+    assert refusal.reason is reason
+    assert refusal.subject == layer.name
