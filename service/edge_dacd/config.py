@@ -97,10 +97,12 @@ class ControlConfig:
     Attributes:
         token_file: file with the token that operators outside the Unix socket need; empty lets only this device in.
         governor: whether it moves along the ladder to hold a latency budget.
+        announce: whether to announce itself on the local network by mDNS; needs the package zeroconf.
     """
 
     token_file: str = ""
     governor: bool = True
+    announce: bool = False
 
 
 @dataclass(frozen=True, slots=True)

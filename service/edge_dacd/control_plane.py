@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 
 from edge_dac.device.sensors import Sensors
 from edge_dac.errors import EdgeDacError
+from edge_dacd.announcement import Announcement
 from edge_dacd.authorization import Authorizer, read_token
 from edge_dacd.config import Config
 from edge_dacd.control import SERVICE, ControlServicer
@@ -48,7 +50,8 @@ class ControlPlane:
         self._servicer = ControlServicer(
             self._reconfigurator, self._events, self.authorizer, self._governing.service_p95_ms
         )
-        self._governs = config.control.governor
+        self._settings = config.control
+        self._announcement: Announcement | None = None
         repository.on_loaded(self._attach)
         repository.on_unloaded(self._detach)
 
@@ -60,13 +63,23 @@ class ControlPlane:
         """Metrics."""
         return self._governing.collect()
 
-    def start(self) -> None:
-        """Begin to govern."""
-        if self._governs:
+    def start(self, addresses: Sequence[str]) -> None:
+        """Begin to govern, and announce the ``addresses`` that the server listens on where that is wanted.
+
+        Raises:
+            UsageError: announcing needs a package that is not installed.
+            AddressError: there is no address over TCP to announce.
+        """
+        if self._settings.governor:
             self._governing.start()
+        if self._settings.announce:
+            names = [managed.name for managed in self._reconfigurator.models()]
+            self._announcement = Announcement(addresses, names)
 
     def close(self) -> None:
         """End the compiler, and let go of all who wait or watch, so that the server can drain."""
+        if self._announcement is not None:
+            self._announcement.close()
         self._governing.close()
         self._reconfigurator.close()
         self._events.close()

@@ -71,7 +71,7 @@ class Daemon:
         self._load_models()
         server = self._build_server(control)
         server.start()
-        control.start()
+        control.start(server.addresses)
         self._ready = True
         server.set_ready(True)
         for address in server.addresses:
