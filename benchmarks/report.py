@@ -16,7 +16,8 @@ Written by `make bench` (`python -m benchmarks.compare`); do not edit by hand.
 
 Real networks and real images out of the package registries (`benchmarks/models.py`), one thread, batch 1. All forms of
 a network run in turn in one loop; *latency* is the median over the rounds of a form's time divided by the original's in
-the same round, with the quartiles of that ratio. *Convolutions* is the same without the time that the original spends
+the same round, with the quartiles of that ratio. Time is the processor time of the process: on one thread that is the
+latency of a device which does nothing else. *Convolutions* is the same without the time that the original spends
 in other operators: `1 - (1 - latency) / share of convolutions`. *MACs* counts the algebra of the layers, not what
 Winograd saves on top. Other engines were checked to give the original's outputs and are not evaluated again.
 
