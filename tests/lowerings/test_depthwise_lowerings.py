@@ -101,6 +101,20 @@ def test_products_without_spatial_axes(operator: str, with_bias: bool, dtype: ty
     np.testing.assert_allclose(result, expected, rtol=0, atol=(2e-2 if dtype == np.float16 else 1e-5))
 
 
+def test_float16_layers_keep_their_type() -> None:
+    rng = np.random.default_rng(6)
+    point = ConvAttributes.pointwise(2)
+    spatial = replace(point, pads=(1, 1, 1, 1), groups=4)
+    factors = (Factor(random_array(rng, 8, 1, 3, 3), spatial), Factor(random_array(rng, 3, 8, 1, 1), point))
+    layer = make_layer(merge(factors), random_array(rng, 3), replace(spatial, groups=1), (6, 7))
+    layer = replace(layer, dtype=np.float16)
+    errors = relative_errors(
+        layer, Factorization("dac", 2, factors, layer.bias), random_array(rng, 2, 4, 6, 7).astype(np.float16)
+    )
+    assert set(errors) == {"multiplier", "concat", "branch_sum"}
+    assert max(errors.values()) < 5e-3
+
+
 def test_names_start_with_the_layer_and_a_pair_amid_a_chain_is_found() -> None:
     rng = np.random.default_rng(4)
     point = ConvAttributes.pointwise(2)
