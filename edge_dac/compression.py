@@ -174,7 +174,7 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
         predicted_latency_ms=original_ms * (proposal.predicted_ratio if proposal else 1.0),
         measured_latency_ms=ratio * original_ms,
         measured_ratio=ratio,
-        latency_p95_ms=original_ms * (_tail(proposal) if proposal else planner.tail_ratio(95)),
+        latency_p95_ms=original_ms * _tail(proposal) if proposal else planner.original_percentile_ms(95),
         predicted_error=0.0 if error <= EXACT_ERROR else error,
         macs=sum(choice.macs for choice in choices),
         original_macs=sum(choice.dense_macs for choice in choices),

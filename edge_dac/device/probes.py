@@ -82,6 +82,14 @@ class Comparison:
         """Median over rounds of (time of model ``index`` / time of the reference in the same round)."""
         return float(np.median(self.round_ms[index] / self.round_ms[0]))
 
+    def undisturbed_ratio(self, index: int) -> float:
+        """Time of model ``index`` over that of the reference, each where other work on the device disturbs it least.
+
+        On a busy device a long run is interrupted more often than a short one, and the median ratio flatters the short.
+        """
+        times = np.percentile(self.round_ms, UNDISTURBED_PERCENTILE, axis=1)
+        return float(times[index] / times[0])
+
     def spread(self, index: int) -> float:
         """Half the distance of the quartiles of that ratio, relative to it."""
         ratios = self.round_ms[index] / self.round_ms[0]

@@ -41,7 +41,7 @@ class Built:
     @property
     def ratio(self) -> float:
         """Latency relative to the original."""
-        return self.comparison.ratio(1)
+        return self.comparison.undisturbed_ratio(1)
 
 
 def build_model(subject: Subject, chosen: Mapping[str, tuple[Candidate, Factorization]]) -> onnx.ModelProto:

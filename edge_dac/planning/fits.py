@@ -158,11 +158,9 @@ def weight_bytes(candidate: Candidate, layer: ConvLayer) -> int:
     )
 
 
-def make_option(layer: ConvLayer, candidate: Candidate, latency_ms: float, error: float, slope: float) -> Option:
-    """An option for selection; ``slope`` turns the layer's error into damage at the model's outputs."""
-    return Option(
-        candidate, latency_ms, macs_of(candidate, layer), weight_bytes(candidate, layer), error, error * slope
-    )
+def make_option(layer: ConvLayer, candidate: Candidate, latency_ms: float, error: float, damage: float) -> Option:
+    """An option for selection."""
+    return Option(candidate, latency_ms, macs_of(candidate, layer), weight_bytes(candidate, layer), error, damage)
 
 
 def thinned(options: Sequence[Option]) -> list[Option]:

@@ -18,7 +18,7 @@ from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidat
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
 from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
 from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
-from edge_dac.planning.sensitivity import measure_slopes
+from edge_dac.planning.sensitivity import measure_damage
 from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 from edge_dac.schemes import SCHEMES
@@ -64,7 +64,8 @@ class Proposal:
         """Whether it beats the original by more than the comparison may be wrong."""
         comparison = self.built.comparison
         changed = any(option.candidate != ORIGINAL for option in self.choices.values())
-        return changed and comparison.ratio(1) + comparison.standard_error(1) < 1.0
+        slowest = max(comparison.ratio(1), comparison.undisturbed_ratio(1))
+        return changed and slowest + comparison.standard_error(1) < 1.0
 
 
 @dataclass(eq=False)
@@ -82,7 +83,6 @@ class Planner:
     progress: ProgressCallback = ignore_progress
     _factors: dict[str, dict[tuple[str, object], Factorization]] = field(default_factory=dict)
     _gain: float = 1.0
-    _objective: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,9 +126,9 @@ class Planner:
         """Median latency of the untouched model over all runs so far: the device's speed drifts, ratios do not."""
         return float(np.median(self._original_rounds_ms))
 
-    def tail_ratio(self, percentile: int) -> float:
-        """A percentile of the untouched model's latency, relative to its median."""
-        return float(np.percentile(self._original_rounds_ms, percentile)) / self.original_ms
+    def original_percentile_ms(self, percentile: int) -> float:
+        """A percentile of the untouched model's latency over all runs so far."""
+        return float(np.percentile(self._original_rounds_ms, percentile))
 
     @cached_property
     def worthwhile(self) -> list[ConvLayer]:
@@ -173,7 +173,7 @@ class Planner:
         for name, fitted in fit_layers(self.subject, wanted, threads=self.settings.threads, progress=self.progress):
             fits[name] = fitted
             self.remember(name, fitted)
-        slopes = measure_slopes(
+        damage = measure_damage(
             self.subject,
             fits,
             threads=self.settings.threads,
@@ -184,7 +184,7 @@ class Planner:
             layer.name: thinned(
                 exact[layer.name]
                 + [
-                    make_option(layer, c, wanted[layer.name][c], fit.error, slopes[layer.name])
+                    make_option(layer, c, wanted[layer.name][c], fit.error, damage[layer.name][c])
                     for c, fit in fits.get(layer.name, {}).items()
                 ]
             )
@@ -227,10 +227,11 @@ class Planner:
 
     def build(self, choices: Mapping[str, Option]) -> Built:
         """Build and measure a selection."""
-        model = build_model(
-            self.subject, {n: self._chosen(n, o.candidate) for n, o in choices.items() if o.candidate != ORIGINAL}
-        )
+        model = build_model(self.subject, self._factored(choices))
         return self.verifier.measure(model)
+
+    def _factored(self, choices: Mapping[str, Option]) -> dict[str, tuple[Candidate, Factorization]]:
+        return {name: self._chosen(name, o.candidate) for name, o in choices.items() if o.candidate != ORIGINAL}
 
     def _chosen(self, name: str, candidate: Candidate) -> tuple[Candidate, Factorization]:
         stored = self._factors.setdefault(name, {})
@@ -276,12 +277,9 @@ class Planner:
         chosen = fastest_within([options[name] for name in names], max_damage)
         return {name: options[name][index] for name, index in zip(names, chosen, strict=True)}
 
-    def best_objective(self, limits: Limits) -> tuple[str, dict[str, Option]] | None:
-        """The objective whose selection has the least joint error, measured end to end, and that selection."""
-        if self._objective is not None:
-            selection = self.select(self.all_options, limits, self._objective)
-            return None if selection is None else (self._objective, selection)
-        best: tuple[float, str, dict[str, Option]] | None = None
+    def least_damage(self, limits: Limits) -> dict[str, Option] | None:
+        """The selection within limits of least joint error, measured end to end, of those that the objectives find."""
+        best: tuple[float, dict[str, Option]] | None = None
         seen: list[dict[str, Option]] = []
         for objective in OBJECTIVES:
             selection = self.select(self.all_options, limits, objective)
@@ -289,16 +287,10 @@ class Planner:
                 continue
             seen.append(selection)
             self.progress(Progress("plan", len(seen) / len(OBJECTIVES), objective))
-            model = build_model(
-                self.subject, {n: self._chosen(n, o.candidate) for n, o in selection.items() if o.candidate != ORIGINAL}
-            )
-            error = self.verifier.error(model)
+            error = self.verifier.error(build_model(self.subject, self._factored(selection)))
             if best is None or error < best[0]:
-                best = (error, objective, selection)
-        if best is None:
-            return None
-        self._objective = best[1]
-        return best[1], best[2]
+                best = (error, selection)
+        return None if best is None else best[1]
 
     def fastest_of_all(self) -> dict[str, Option]:
         """The fastest option of every layer, whatever its damage."""

@@ -61,8 +61,7 @@ def target_ratio(planner: Planner, budget: Budget) -> float | None:
         return 1.0 / budget.speedup
     if budget.latency_ms is None:
         return None
-    tail = 1.0 if budget.percentile == 50 else planner.tail_ratio(budget.percentile)
-    return budget.latency_ms / (planner.original_ms * tail)
+    return budget.latency_ms / planner.original_percentile_ms(budget.percentile)
 
 
 def _limits(planner: Planner, budget: Budget) -> Limits:
@@ -119,8 +118,8 @@ def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
     for step in range(MAX_CORRECTIONS):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "whole model"))
         limits = _limits(planner, budget)
-        found = planner.best_objective(_tightened(limits, tightening))
-        choices = planner.fastest_of_all() if found is None else found[1]
+        found = planner.least_damage(_tightened(limits, tightening))
+        choices = planner.fastest_of_all() if found is None else found
         if choices in tried:
             break
         tried.append(choices)
@@ -284,8 +283,8 @@ def climb(planner: Planner, points: int) -> Iterator[Proposal]:
     bottom = float(np.clip(planner.predicted_ratio(planner.fastest_of_all()), 0.05 * fastest, fastest))
     for rung in range(1, points - 1):
         ratio = start * (bottom / start) ** (rung / (points - 2))
-        found = planner.best_objective(Limits(latency_ms=ratio * planner.reference_ms))
-        proposal = planner.propose(planner.fastest_of_all() if found is None else found[1])
+        found = planner.least_damage(Limits(latency_ms=ratio * planner.reference_ms))
+        proposal = planner.propose(planner.fastest_of_all() if found is None else found)
         if proposal.built.error > USELESS_ERROR:
             return
         if proposal.is_faster and proposal.built.ratio < fastest * (1 - TOLERANCE):
