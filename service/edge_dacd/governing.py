@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from edge_dac.device.sensors import SensorReading, Sensors
 from edge_dac.errors import EdgeDacError
+from edge_dacd.changes import ChangeRequest
 from edge_dacd.control_messages import sensors_message
+from edge_dacd.drift import DriftWatch
 from edge_dacd.events import EventHub
 from edge_dacd.governor import Decision, Governor, Rung
 from edge_dacd.managed_model import ManagedModel
@@ -19,7 +21,7 @@ from edge_dacd.models import ServedModel
 from edge_dacd.operating_points import MEMORY_RESERVE_BYTES
 from edge_dacd.reconfiguration import Reconfigurator
 from edge_dacd.statistics import Observation
-from edge_dacd.status import from_library
+from edge_dacd.status import RequestError, from_library
 
 _log = logging.getLogger(__name__)
 _PERIOD_S = 1.0
@@ -33,6 +35,7 @@ class _Watched:
     model: ServedModel
     arrived: deque[tuple[float, Observation]] = field(default_factory=lambda: deque(maxlen=4096))
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=4096))
+    drift: DriftWatch = field(default_factory=DriftWatch)
     governor: Governor | None = None
     generation: int = -1
     decisions: int = 0
@@ -97,20 +100,31 @@ class Governing:
 
     def _work(self) -> None:
         while not self._stop.wait(_PERIOD_S):
-            reading = self._sensors.read()
-            self._report_throttling(reading)
-            for managed in self._reconfigurator.models():
-                watched = self._watched.get(managed.name)
-                if watched is not None:
-                    self._step(managed, watched, reading)
+            try:
+                self._look_at_all()
+            except Exception:  # noqa: BLE001
+                # A model without a governor is better than a daemon without any; the trace is for the maintainers.
+                _log.exception("the governor failed in one round")
+
+    def _look_at_all(self) -> None:
+        reading = self._sensors.read()
+        self._report_throttling(reading)
+        for managed in self._reconfigurator.models():
+            watched = self._watched.get(managed.name)
+            if watched is not None:
+                self._step(managed, watched, reading)
 
     def _step(self, managed: ManagedModel, watched: _Watched, reading: SensorReading) -> None:
         now_s = time.monotonic()
         self._renew(managed, watched, now_s)
+        ladder = managed.points.ladder
+        active = next((point for point in ladder if point.id == managed.points.active_id), ladder[0])
+        watched.drift.follow(active.id, active.latency_ms)
         governor = watched.governor
         while watched.arrived:
             when_s, seen = watched.arrived.popleft()
             watched.recent.append((when_s, seen.queue_ms + seen.compute_ms))
+            watched.drift.observe(seen.compute_ms, seen.point_id)
             if governor is not None:
                 governor.observe(when_s, seen.queue_ms, seen.compute_ms, seen.point_id)
         available = reading.available_memory_bytes
@@ -121,6 +135,17 @@ class Governing:
             decision = governor.decide(now_s, reading)
             if decision is not None:
                 self._make(managed, watched, governor, decision)
+        reason = watched.drift.check(now_s)
+        if reason is not None and managed.pending is None and not managed.pinned_point:
+            self._measure_again(managed, reason)
+
+    def _measure_again(self, managed: ManagedModel, reason: str) -> None:
+        _log.warning("the device has changed: measuring again", extra={"model": managed.name, "reason": reason})
+        request = ChangeRequest(managed.name, "reprofile", best_effort=True)
+        try:
+            self._reconfigurator.change(request, wait=False, is_wanted=lambda: True)
+        except RequestError as error:
+            managed.report(0, error)
 
     def _renew(self, managed: ManagedModel, watched: _Watched, now_s: float) -> None:
         """A governor for the configuration in force; none if there is nothing to govern."""
