@@ -114,8 +114,11 @@ class ArtifactStore:
             ArtifactError: it is absent, or damaged (then it has been set aside).
         """
         point = self.look_up(digest)
-        with point.model_path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with point.model_path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ArtifactError(f"operating point {digest[:12]}: cannot be read: {error.strerror}") from error
         if found != point.model_sha256:
             raise self._set_aside(digest, f"{_MODEL} has sha256 {found[:12]}, expected {point.model_sha256[:12]}")
         os.utime(self._points / digest)

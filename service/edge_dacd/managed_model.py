@@ -17,7 +17,7 @@ from edge_dac.planning.plan import Plan
 from edge_dacd.changes import ChangeRequest, Outcome, Pending, aborted
 from edge_dacd.events import EventHub
 from edge_dacd.models import ServedModel
-from edge_dacd.operating_points import LadderPoint, ModelPoints, from_stored, pareto
+from edge_dacd.operating_points import LadderPoint, MemoryShortError, ModelPoints, from_stored, pareto
 from edge_dacd.runtime import ORIGINAL
 from edge_dacd.status import RequestError, from_library
 
@@ -175,6 +175,9 @@ class ManagedModel:
                 except OSError as error:
                     self.points.activate(before, "the change could not be stored")
                     raise ArtifactError(f"model {self.name!r}: cannot be stored: {error.strerror}") from error
+            except MemoryShortError as error:
+                self.fail(generation, RequestError(grpc.StatusCode.FAILED_PRECONDITION, str(error)))
+                return
             except EdgeDacError as error:
                 self.fail(generation, from_library(error))
                 return

@@ -9,6 +9,7 @@ thread that asks.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from edge_dacd.status import RequestError, not_found
 
 _log = logging.getLogger(__name__)
 STORE_LIMIT_BYTES = 4 << 30
+STORE_SHARE_OF_DISK = 0.1
+"""The store stays below both; what generations need is kept in any case."""
 _LONGEST_WAIT_S = 24 * 3600.0
 _POLL_S = 0.5
 
@@ -78,6 +81,10 @@ class Reconfigurator:
 
     def attach(self, model: ServedModel) -> None:
         """Take a loaded model under control: it serves its last good point at once; what is missing is made later."""
+        before = self._managed.get(model.name)
+        if before is not None:  # reloaded: only one may write the journal
+            self._queue.forget(before)
+            before.close()
         journal = GenerationJournal(self._files.generations, model.name)
         points = ModelPoints(model, self._store, self._threads, self._available_memory_bytes)
         managed = ManagedModel(points, journal, self._store, self._events, self._fingerprint)
@@ -156,6 +163,9 @@ class Reconfigurator:
             RequestError: ABORTED, FAILED_PRECONDITION, NOT_FOUND or INVALID_ARGUMENT, see ``control.proto``.
         """
         managed = self.managed(request.model)
+        if not self._enabled:
+            message = f"model {request.model!r}: compression is switched off on this device"
+            raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
         pending = self._dry_run(managed, request) if request.dry_run else self._accept(managed, request)
         if not wait and not request.dry_run:
             return Outcome(pending.generation, False, managed.points.ladder[0])
@@ -167,9 +177,6 @@ class Reconfigurator:
         return None
 
     def _accept(self, managed: ManagedModel, request: ChangeRequest) -> Pending:
-        if not self._enabled:
-            message = f"model {request.model!r}: compression is switched off on this device"
-            raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
         arrival = managed.arrive(request)
         with managed.lock:
             managed.check_newest(arrival)
@@ -271,7 +278,8 @@ class Reconfigurator:
         try:
             managed.extend_ladder()
             keep = {digest for one in self.models() for digest in one.journal.referenced_points}
-            removed = self._store.prune(max_bytes=STORE_LIMIT_BYTES, keep=keep)
+            limit = min(STORE_LIMIT_BYTES, int(STORE_SHARE_OF_DISK * shutil.disk_usage(self._files.store).total))
+            removed = self._store.prune(max_bytes=limit, keep=keep)
         except (EdgeDacError, OSError) as error:
             _log.warning("store not tidied", extra={"reason": str(error)})
             return

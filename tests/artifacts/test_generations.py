@@ -2,7 +2,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_dac.artifacts.generations import KEPT, Generation, GenerationJournal, State
@@ -67,6 +67,7 @@ def test_decision_on_a_forgotten_generation(tmp_path):
         journal.decide(replace(REQUEST, number=9))
 
 
+@settings(max_examples=40, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), truncate=st.booleans())
 def test_damaged_slot_falls_back_to_the_generation_before(tmp_path_factory, position, bit, truncate):
     directory = tmp_path_factory.mktemp("journal")

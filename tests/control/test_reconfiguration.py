@@ -131,8 +131,9 @@ def test_short_memory_refuses_the_swap_and_changes_nothing(start, prepared):
     device = start()
     device.memory_bytes = 1 << 20
     device.reconfigurator.managed("scale").points.shed()
-    with pytest.raises(RequestError, match="MiB free"):
+    with pytest.raises(RequestError, match="MiB free") as error:
         device.change("set_active_point", point=prepared.fast_point)
+    assert code_of(error) is grpc.StatusCode.FAILED_PRECONDITION
     assert device.factor == 2.0
     assert device.journal.applied.number == 1
     device.memory_bytes = 1 << 40
@@ -163,6 +164,19 @@ def test_switched_off(start):
     assert device.factor == 1.0
     with pytest.raises(RequestError, match="switched off"):
         device.change("set_active_point", point="original")
+
+
+def test_reloaded_model_takes_over_the_journal(start):
+    """As SIGHUP does it: the new one is attached first, then the one before is detached."""
+    device = start()
+    device.change("set_active_point", point="original")
+    before = device.model
+    device.model = ServedModel(before.source, Runtime.load(device.prepared.model, threads=1), 0.0)
+    device.reconfigurator.attach(device.model)
+    device.reconfigurator.detach(before)
+    assert device.factor == 1.0
+    assert device.change("rollback").generation == 3
+    assert device.factor == 2.0
 
 
 def test_second_daemon_on_the_same_state(start, prepared):
