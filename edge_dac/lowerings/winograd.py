@@ -31,6 +31,8 @@ from edge_dac.lowerings.writer import Writer
 
 MIN_OPSET = 11
 """``Pad`` takes its pads as an input from here on."""
+_OUTPUTS_AT_ONCE = 64
+"""Kernels are transformed in parts: in float64, all at once, they would take twice the memory of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,9 @@ class _WinogradFactor:
         place = self._writer.indices(f"{self._place.suffix}/assemble/rows", self._tiling.place)
         last = self._node("Gather", "assemble", [rows, place], axis=1)
         if self._place.bias is not None:
-            last = self._node("Add", "add", [last, self._constant("bias", self._place.bias)])
+            # Repeated along a row of pixels: the addition is several times faster in long runs than in runs of n.
+            bias = np.broadcast_to(self._place.bias, (self._tiling.place.shape[-1], self._out))
+            last = self._node("Add", "add", [last, self._constant("bias", bias)])
         perm = [0, axes + 1, *range(1, axes + 1)]
         return self._node("Transpose", "channels_first", [last], self._place.output, perm=perm)
 
@@ -173,8 +177,12 @@ def _tile(factor: Factor, place: Place, transforms: list[Transform]) -> Tiling:
 
 
 def _transform_kernel(weight: FloatArray, transforms: list[Transform]) -> FloatArray:
-    """``G`` along each kernel axis, in float64: ``[out, in, *kernel]`` to ``[prod(sizes), in, out]``."""
-    kernels = weight.astype(np.float64)
-    for axis, transform in enumerate(transforms):
-        kernels = np.moveaxis(np.tensordot(kernels, transform.kernel, axes=(axis + 2, 1)), -1, axis + 2)
-    return kernels.reshape(*weight.shape[:2], -1).transpose(2, 1, 0)
+    """``G`` along each kernel axis, computed in float64: ``[out, in, *kernel]`` to float32 ``[prod(sizes), in, out]``."""
+    outputs, inputs = weight.shape[:2]
+    kernels = np.empty((math.prod(transform.size for transform in transforms), inputs, outputs), np.float32)
+    for start in range(0, outputs, _OUTPUTS_AT_ONCE):
+        part = weight[start : start + _OUTPUTS_AT_ONCE].astype(np.float64)
+        for axis, transform in enumerate(transforms):
+            part = np.moveaxis(np.tensordot(part, transform.kernel, axes=(axis + 2, 1)), -1, axis + 2)
+        kernels[:, :, start : start + _OUTPUTS_AT_ONCE] = part.reshape(*part.shape[:2], -1).transpose(2, 1, 0)
+    return kernels
