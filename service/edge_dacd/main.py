@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edge_dac.errors import EdgeDacError
+from edge_dac.errors import EdgeDacError, UsageError
 from edge_dac.planning.budget import Budget
 from edge_dacd import logs
 from edge_dacd.config import CompressionConfig, Config, check, load_config
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(config)
         budget = _budget(options)
         base = options.config.parent if options.config else Path.cwd()
-        find = partial(find_sources, config, base, options.models, budget)
+        find = partial(find_sources, config, base, options.models, budget, _shapes(options))
         sources = find()
         if options.check:
             print(f"{len(sources)} models: {', '.join(sorted(sources))}")  # noqa: T201 - the answer of the command
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--budget-ms", type=float, metavar="N", help="compress to this latency in milliseconds")
     budget.add_argument("--speedup", type=float, metavar="X", help="compress to this speed-up over the original")
+    parser.add_argument(
+        "--shape", action="append", default=[], metavar="NAME=1,3,224,224", help="input shape of the one MODEL"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads for all runs together; 0 for all cores")
     parser.add_argument("--state-dir", metavar="DIR", help="operating points and history")
     parser.add_argument("--no-compress", action="store_true", help="serve the models as they are")
@@ -81,6 +84,19 @@ def _budget(options: argparse.Namespace) -> Budget | None:
     if options.budget_ms is None and options.speedup is None:
         return None
     return Budget(latency_ms=options.budget_ms, speedup=options.speedup)
+
+
+def _shapes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
+    if options.shape and len(options.models) != 1:
+        raise UsageError(f"--shape: expected one MODEL beside it, got {len(options.models)}")
+    shapes = {}
+    for text in options.shape:
+        name, _, extents = text.rpartition("=")
+        numbers = extents.split(",")
+        if not name or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            raise UsageError(f"--shape: expected NAME=1,3,224,224, got {text!r}")
+        shapes[name] = tuple(map(int, numbers))
+    return shapes
 
 
 def _state(config: Config) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from edge_dac.errors import InputShapeError, ModelFormatError, ModelNotFoundError
 from edge_dacd.tensors import BY_ONNX, Array, TensorSpec
 
+_log = logging.getLogger(__name__)
 ORIGINAL = "original"
 """Operating-point id of the model file itself."""
+_FREE_EXTENTS_TRIED = (1, 32, 64, 224)
 _UNUSUAL = 2.0
 _MEMORY_OF_RUNS = 16
 """A run is unusual if its inputs are more than twice as large as those of the last sixteen or so."""
@@ -81,15 +83,20 @@ class Runtime:
         """
         if not path.is_file():
             raise ModelNotFoundError(f"{path.name}: expected an ONNX file, found none")
+        before = path.stat()
+        digest = digest or file_digest(path)
         try:
             session = ort.InferenceSession(path, _session_options(threads), providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:
             raise ModelFormatError(f"{path.name}: ONNX Runtime cannot load it: {_one_line(error, path)}") from error
+        after = path.stat()
+        if (before.st_ino, before.st_mtime_ns, before.st_size) != (after.st_ino, after.st_mtime_ns, after.st_size):
+            raise ModelFormatError(f"{path.name}: expected a file at rest, it changed while it was being loaded")
         return cls(
             session,
             point_id=point_id,
-            digest=digest or file_digest(path),
-            size_bytes=path.stat().st_size,
+            digest=digest,
+            size_bytes=after.st_size,
             figures=figures or PointFigures(predicted_error=0.0 if point_id == ORIGINAL else None),
         )
 
@@ -107,23 +114,34 @@ class Runtime:
         result: list[Array] = self.session.run(outputs, feeds, options)
         return result
 
-    def warm_up(self, shapes: Mapping[str, Sequence[int]] | None = None) -> float:
-        """Run once on zeros and return the milliseconds; ``shapes`` for inputs whose free extents must not be 1.
+    def warm_up(self, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Run once on zeros, so that the first request finds everything allocated.
+
+        ``shapes`` are for inputs with free extents. For those without, a few sizes are tried; a model that runs at none
+        of them is still good: nobody has said what it takes.
 
         Raises:
-            InputShapeError: the model does not run at these shapes.
+            InputShapeError: the model does not run at the ``shapes`` given.
         """
+        guessed = any(-1 in spec.shape and spec.name not in (shapes or {}) for spec in self.inputs)
+        for free_extent in _FREE_EXTENTS_TRIED if guessed else (1,):
+            feeds = self._zeros(shapes or {}, free_extent)
+            try:
+                self.run(feeds)
+            except ORT_ERRORS as error:
+                if not guessed:
+                    shown = ", ".join(f"{name}={list(feed.shape)}" for name, feed in feeds.items())
+                    raise InputShapeError(f"a run on zeros of {shown} failed") from error
+            else:
+                return
+        _log.warning("no warm-up: give the model's shapes", extra={"inputs": [spec.name for spec in self.inputs]})
+
+    def _zeros(self, shapes: Mapping[str, Sequence[int]], free_extent: int) -> dict[str, Array]:
         feeds = {}
         for spec in self.inputs:
-            shape = tuple((shapes or {}).get(spec.name, spec.example_shape))
+            shape = tuple(shapes.get(spec.name, spec.example_shape(free_extent)))
             feeds[spec.name] = np.full(shape, "" if spec.datatype.name == "BYTES" else 0, dtype=spec.datatype.numpy)
-        started = time.perf_counter()
-        try:
-            self.run(feeds)
-        except ORT_ERRORS as error:
-            shown = ", ".join(f"{name}={list(feed.shape)}" for name, feed in feeds.items())
-            raise InputShapeError(f"a run on zeros of {shown} failed") from error
-        return (time.perf_counter() - started) * 1e3
+        return feeds
 
 
 def file_digest(path: Path) -> str:
@@ -155,4 +173,5 @@ def _specs(arguments: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
 
 def _one_line(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split())
-    return text.replace(str(path), path.name)[:300]
+    # Clients read it: no folder of the device in it.
+    return text.replace(str(path), path.name).replace(f"{path.parent}/", "")[:300]

@@ -17,7 +17,11 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def find_sources(
-    config: Config, base: Path, paths: Sequence[Path] = (), budget: Budget | None = None
+    config: Config,
+    base: Path,
+    paths: Sequence[Path] = (),
+    budget: Budget | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, ModelSource]:
     """All models that could be served now, by name.
 
@@ -26,6 +30,7 @@ def find_sources(
         base: folder that relative paths of ``config`` start at.
         paths: further ONNX files, served under their stem.
         budget: for every model that has none of its own.
+        shapes: input shapes of the one file in ``paths``.
 
     Raises:
         ConfigError: two models have the same name.
@@ -43,7 +48,7 @@ def find_sources(
     for path in paths:
         if path.stem in sources:
             raise ConfigError(f"model {path.stem!r}: expected names that differ, got {path} as well")
-        sources[path.stem] = ModelSource(path.stem, path, budget=budget)
+        sources[path.stem] = ModelSource(path.stem, path, shapes=shapes or {}, budget=budget)
     if config.repository.path:
         for name, source in _in_folder(base / config.repository.path, budget).items():
             sources.setdefault(name, source)

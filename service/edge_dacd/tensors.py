@@ -84,10 +84,11 @@ class TensorSpec:
         if not fits:
             raise invalid(f"{what}: expected shape {list(self.shape)} (-1 is free), got {list(shape)}")
 
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        """The smallest shape worth trying: free extents are 1."""
-        return tuple(1 if extent == -1 else extent for extent in self.shape)
+    def example_shape(self, free_extent: int) -> tuple[int, ...]:
+        """A shape to try: ``free_extent`` for every free extent but the first one of all, which is mostly the batch."""
+        return tuple(
+            extent if extent != -1 else 1 if axis == 0 else free_extent for axis, extent in enumerate(self.shape)
+        )
 
 
 def decode_raw(datatype: DataType, shape: Sequence[int], data: Buffer, what: str) -> Array:

@@ -87,12 +87,16 @@ def test_port_in_use(start_daemon: Any, simple: Path) -> None:
         (["--budget-ms", "nan"], 2, "latency_ms: expected a finite number, got nan"),
         (["--speedup", "-1"], 2, "speedup: expected a number above 0"),
         (["--listen", "nowhere"], 2, "server.listen: expected host:port or unix:/path, got 'nowhere'"),
+        (["--shape", "x=1,2"], 2, "--shape: expected one MODEL beside it, got 0"),
+        (["missing.onnx", "--shape", "x=1,-2"], 2, "--shape: expected NAME=1,3,224,224, got 'x=1,-2'"),
+        (["rows.onnx", "--shape", "INPUT0=2,5"], 3, "a run on zeros of INPUT0=[2, 5] failed"),
         (["--threads", "-1"], 2, "compute.threads: expected at least 0, got -1"),
     ],
 )
 def test_one_line_and_the_exit_code(
-    tmp_path: Path, start_daemon: Any, arguments: list[str], code: int, message: str
+    tmp_path: Path, model_folder: Path, start_daemon: Any, arguments: list[str], code: int, message: str
 ) -> None:
+    shutil.copy(model_folder / "rows.onnx", tmp_path)
     (tmp_path / "text.onnx").write_text("this is text")
     (tmp_path / "unknown.toml").write_text("[server]\nport = 1\n")
     given = [str(tmp_path / part) if part.endswith((".onnx", ".toml")) else part for part in arguments]
