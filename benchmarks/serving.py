@@ -6,7 +6,8 @@ The same models, the same client (tritonclient), one compute thread each:
     python -m benchmarks.serving [--rounds N] [--seconds S] [--json FILE]
 
 One client: every round asks each server once, and the overhead is the difference to ``session.run`` in the same round.
-Four clients: processes that ask as fast as they can, the servers in turn, several times over.
+Four clients: processes that ask as fast as they can, the servers in turn, several times over; beside the rate, the
+server's processor time for an answer, which a busy machine bends less.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+import psutil
 import tritonclient.grpc as triton
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.utils import InferenceServerException
@@ -52,6 +54,7 @@ class Endpoint:
 
     name: str
     address: str
+    pid: int
     shared_memory: bool = False
 
 
@@ -106,12 +109,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, address: str, name: str) -> Iterator[None]:
+def running(command: list[str], folder: Path, address: str, name: str) -> Iterator[int]:
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         try:
             wait_ready(process, address, folder / f"{name}.log")
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(30)
@@ -137,19 +140,20 @@ def start_servers(stack: ExitStack, folder: Path, models: dict[str, Path]) -> li
     ours, unix = f"127.0.0.1:{port}", f"unix:{folder / 'ours.sock'}"
     command = [sys.executable, "-m", "edge_dacd", *map(str, models.values()), "--listen", ours, "--listen", unix]
     command += ["--threads", "1", "--no-compress", "--state-dir", str(folder / "state")]
-    stack.enter_context(running(command, folder, ours, "edge-dac"))
+    pid = stack.enter_context(running(command, folder, ours, "edge-dac"))
     endpoints = [
-        Endpoint("edge-dac TCP", ours),
-        Endpoint("edge-dac Unix socket", unix),
-        Endpoint("edge-dac shared memory", unix, shared_memory=True),
+        Endpoint("edge-dac TCP", ours, pid),
+        Endpoint("edge-dac Unix socket", unix, pid),
+        Endpoint("edge-dac shared memory", unix, pid, shared_memory=True),
     ]
     for name, start in (("kserve", kserve_command), ("mlserver", mlserver_command)):
         if not peer_python(name).exists():
             print(f"{name}: not installed, left out; run with --install first", file=sys.stderr)
             continue
         port = free_port()
-        stack.enter_context(running(start(folder, port, models), folder, f"127.0.0.1:{port}", name))
-        endpoints.append(Endpoint({"kserve": "KServe", "mlserver": "MLServer"}[name], f"127.0.0.1:{port}"))
+        address = f"127.0.0.1:{port}"
+        pid = stack.enter_context(running(start(folder, port, models), folder, address, name))
+        endpoints.append(Endpoint({"kserve": "KServe", "mlserver": "MLServer"}[name], address, pid))
     return endpoints
 
 
@@ -258,44 +262,52 @@ def client_process(endpoint: Endpoint, model: str, seconds: float, barrier: Any,
         results.put(count)
 
 
-def throughput(endpoint: Endpoint, model: str, seconds: float) -> float:
-    """Answers a second to four clients, each a process of its own."""
+def throughput(endpoint: Endpoint, model: str, seconds: float) -> tuple[float, float]:
+    """Answers a second to four clients, each a process of its own, and the server's CPU milliseconds an answer."""
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(CLIENTS), context.Queue()
+    barrier, results = context.Barrier(CLIENTS + 1), context.Queue()
     arguments = (endpoint, model, seconds, barrier, results)
     clients = [context.Process(target=client_process, args=arguments) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
+    barrier.wait()
+    begin = psutil.Process(endpoint.pid).cpu_times()
     counts = [results.get(timeout=60 + seconds) for _ in clients]
+    end = psutil.Process(endpoint.pid).cpu_times()
     for client in clients:
         client.join()
-    return float(sum(counts) / seconds)
+    cpu_s = end.user + end.system - begin.user - begin.system
+    return sum(counts) / seconds, cpu_s * 1e3 / sum(counts)
 
 
 def measure(rounds: int, seconds: float, repeats: int) -> dict[str, Any]:
     """The whole comparison."""
-    result: dict[str, Any] = {"one_client": {}, "four_clients_per_s": {}}
+    result: dict[str, Any] = {"one_client": {}, "four_clients": {}}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         models = write_models(folder)
         endpoints = start_servers(stack, folder, models)
         for model in SHAPES:
             result["one_client"][model] = overheads(endpoints, models, model, rounds)
-            rates: dict[str, list[float]] = {endpoint.name: [] for endpoint in endpoints}
+            measured: dict[str, list[tuple[float, float]]] = {endpoint.name: [] for endpoint in endpoints}
             for _ in range(repeats):
                 for endpoint in endpoints:
-                    rates[endpoint.name].append(throughput(endpoint, model, seconds))
-            result["four_clients_per_s"][model] = {name: float(np.median(rate)) for name, rate in rates.items()}
+                    measured[endpoint.name].append(throughput(endpoint, model, seconds))
+            result["four_clients"][model] = {
+                name: dict(zip(("answers_per_s", "server_cpu_ms"), np.median(values, axis=0).tolist(), strict=True))
+                for name, values in measured.items()
+            }
     return result
 
 
 def show(result: dict[str, Any]) -> None:
     for model, shape in SHAPES.items():
         print(f"\n{model} {list(shape)} float32")
-        print(f"{'':26}{'p50 ms':>9}{'p95 ms':>9}{'overhead ms':>13}{'4 clients /s':>14}")
-        rates = result["four_clients_per_s"][model]
+        print(f"{'':26}{'p50 ms':>9}{'p95 ms':>9}{'overhead ms':>13}{'4 clients /s':>14}{'CPU ms each':>13}")
+        rates = result["four_clients"][model]
         for name, figures in result["one_client"][model].items():
-            rate = f"{rates[name]:14.0f}" if name in rates else ""
+            four = rates.get(name)
+            rate = f"{four['answers_per_s']:14.0f}{four['server_cpu_ms']:13.3f}" if four else ""
             print(f"{name:26}{figures['p50_ms']:9.3f}{figures['p95_ms']:9.3f}{figures['overhead_p50_ms']:13.3f}{rate}")
 
 
