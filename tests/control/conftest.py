@@ -117,10 +117,17 @@ class ServingProcess:
     def __init__(self, model: Path, state: Path, *arguments: str) -> None:
         self.log = state.parent / f"{state.name}.log"
         command = [sys.executable, "-W", "error", "-m", "edge_dacd", str(model), "--state-dir", str(state)]
-        command += ["--threads", "1", "--log-format", "json", *(arguments or ("--listen", "127.0.0.1:0"))]
+        command += ["--threads", "1", "--log-format", "json", *(arguments or self._defaults(state))]
         with self.log.open("ab") as log:
             self.start = self.log.stat().st_size
             self.process = subprocess.Popen(command, stderr=log, cwd=state.parent)
+
+    @staticmethod
+    def _defaults(state: Path) -> tuple[str, ...]:
+        """A free port; a compiler that does not give way, so that a busy machine does not starve the test."""
+        config = state.parent / "defaults.toml"
+        config.write_text("[compression]\nnice = 0\n")
+        return ("--listen", "127.0.0.1:0", "--config", str(config))
 
     def entries(self, message: str) -> list[dict[str, Any]]:
         """The lines of the log with this message, of this process alone."""
