@@ -11,6 +11,9 @@ $(VENV)/.ready: pyproject.toml hatch_build.py $(wildcard proto/*/*.proto proto/*
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $@
 
+demo: env
+	$(BIN)/python tools/demo.py
+
 test: env
 	$(BIN)/python -m pytest -q
 
@@ -19,6 +22,11 @@ check: env
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: env
+	$(BIN)/python -m pip install -q -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.compare --output docs/benchmarks.md
+	$(BIN)/python -m pytest -q -m slow
 
 format: env
 	$(BIN)/ruff format .

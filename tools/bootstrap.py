@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main(directory: str) -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever types `make` may have an older one
         sys.exit(f"edge-dac needs Python 3.11 or newer, this is {sys.version.split()[0]}; set PYTHON=/path/to/python")
     python = Path(directory) / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)

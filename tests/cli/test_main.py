@@ -1,0 +1,107 @@
+"""The command as its user types it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_dac", *words], capture_output=True, text=True, check=False, cwd=cwd, timeout=120
+    )
+
+
+def test_device_prints_the_profile() -> None:
+    answer = run("device", "--json")
+    assert answer.returncode == 0
+    assert json.loads(answer.stdout)["logical_cores"] >= 1
+
+
+def test_inspect_lists_layers_with_latency(tiny_path: Path) -> None:
+    answer = run("inspect", str(tiny_path), "--json")
+    assert answer.returncode == 0, answer.stderr
+    found = {entry["layer"]: entry for entry in json.loads(answer.stdout)["layers"]}
+    assert list(found) == ["first", "second", "third"]
+    assert all(entry["latency_ms"] > 0 for entry in found.values())
+    assert "dac" in found["second"]["schemes"]
+    assert found["third"]["refused"]["dac"]["reason"] == "kernel_shape"
+
+
+def test_compress_writes_model_and_plan_that_bench_and_inspect_read(tiny_path: Path, tmp_path: Path) -> None:
+    output = tmp_path / "fast.onnx"
+    answer = run("compress", str(tiny_path), "-o", str(output), "--speedup", "1.3", "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fast.onnx", "fast.plan.json"]
+    assert json.loads((tmp_path / "fast.plan.json").read_text())["measured_ratio"] < 1
+    table = run("bench", str(tiny_path), str(output), "--rounds", "10", "--json")
+    assert table.returncode == 0, table.stderr
+    assert len(json.loads(table.stdout)["models"]) == 2
+
+
+def test_rank_is_the_paper(tiny_path: Path, tmp_path: Path) -> None:
+    output = tmp_path / "paper.onnx"
+    answer = run("compress", str(tiny_path), "-o", str(output), "--rank", "2", "--json")
+    assert answer.returncode == 0, answer.stderr
+    ranks = {c["layer"]: (c["scheme"], c["rank"]) for c in json.loads(answer.stdout)["choices"]}
+    assert ranks == {"first": ("dac", 2), "second": ("dac", 2), "third": ("dense", None)}
+
+
+def test_dry_run_writes_nothing(tiny_path: Path, tmp_path: Path) -> None:
+    answer = run("compress", str(tiny_path), "--dry-run", "--rank", "3", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_best_effort_writes_the_best_found(tiny_path: Path, tmp_path: Path) -> None:
+    output = tmp_path / "best.onnx"
+    words = ("compress", str(tiny_path), "-o", str(output), "--speedup", "500")
+    answer = run(*words)
+    assert answer.returncode == 4
+    assert list(tmp_path.iterdir()) == []
+    assert "best found" in answer.stderr
+    assert run(*words, "--best-effort").returncode == 4
+    assert output.is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["compress", "{missing}", "-o", "{out}", "--speedup", "2"], 3, "missing.onnx"),
+        (["compress", "{text}", "-o", "{out}", "--speedup", "2"], 3, "text.onnx"),
+        (["compress", "{truncated}", "-o", "{out}", "--speedup", "2"], 3, "truncated.onnx"),
+        (["compress", "{model}", "-o", "{out}", "--shape", "nobody=1,2"], 3, "nobody"),
+        (["compress", "{model}", "-o", "{out}", "--shape", "x=1,-8"], 2, "--shape"),
+        (["compress", "{model}", "-o", "{out}", "--budget-ms", "0"], 2, "latency_ms"),
+        (["compress", "{model}", "-o", "{out}", "--budget-ms", "nan"], 2, "latency_ms"),
+        (["compress", "{model}", "-o", "{out}", "--rank", "0"], 2, "uniform_rank"),
+        (["compress", "{model}", "-o", "{out}", "--schemes", "magic"], 2, "magic"),
+        (["compress", "{model}", "-o", "{out}", "--input-range", "0;1"], 2, "--input-range"),
+        (["compress", "{model}"], 2, "-o"),
+        (["compress", "{model}", "-o", "{folder}/no/such/out.onnx", "--rank", "1"], 2, "existing folder"),
+        (["inspect", "{text}"], 3, "text.onnx"),
+        (["bench", "{model}", "{missing}"], 3, "missing.onnx"),
+        (["nonsense"], 2, "nonsense"),
+        (["report", "{text}", "-o", "{out}"], 3, "text.onnx"),
+    ],
+)
+def test_bad_input_is_one_line_a_code_and_no_file(
+    tiny_path: Path, tmp_path: Path, words: list[str], code: int, named: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    content = tiny_path.read_bytes()
+    (tmp_path / "text.onnx").write_text("this is no network\n")
+    (tmp_path / "truncated.onnx").write_bytes(content[: len(content) // 2])
+    places = {name: str(tmp_path / f"{name}.onnx") for name in ("missing", "text", "truncated")}
+    places |= {"model": str(tiny_path), "out": str(folder / "out.onnx"), "folder": str(folder)}
+    answer = run(*(word.format(**places) for word in words))
+    assert answer.returncode == code, answer.stderr
+    last = answer.stderr.strip().splitlines()[-1]
+    assert named in last
+    assert "Traceback" not in answer.stderr
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from architectures.tiny import TINY_SHAPE, make_tiny_network
+
+from edge_dac.device.probes import Comparison, ProfiledModel, compare, open_session, profile_models, session_options
+from edge_dac.errors import ModelFormatError
+
+FEEDS = {"x": np.ones(TINY_SHAPE, np.float32)}
+
+
+def test_comparison_is_of_the_same_rounds() -> None:
+    comparison = Comparison(np.array([[1.0, 2.0, 4.0], [0.5, 1.0, 2.0]]))
+    assert comparison.ratio(1) == 0.5
+    assert comparison.spread(1) == 0.0
+    assert comparison.standard_error(1) == 0.0
+    assert comparison.median_ms(0) == 2.0
+
+
+def test_interruptions_do_not_bend_the_undisturbed_ratio() -> None:
+    reference = np.full(20, 10.0)
+    reference[::2] += 30.0  # a long run is interrupted half of the time
+    comparison = Comparison(np.array([reference, np.full(20, 5.0)]))
+    assert comparison.undisturbed_ratio(1) == 0.5
+    assert comparison.ratio(1) < 0.5
+
+
+def test_compare_runs_every_session_in_every_round() -> None:
+    content = make_tiny_network().SerializeToString()
+    sessions = [open_session(content, session_options(1)) for _ in range(2)]
+    comparison = compare(sessions, FEEDS, min_rounds=5, max_rounds=5)
+    assert comparison.round_ms.shape == (2, 5)
+    assert np.all(comparison.round_ms > 0)
+
+
+def test_profile_lists_every_kernel_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (timing,) = profile_models([make_tiny_network().SerializeToString()], FEEDS, 1, rounds=3)
+    assert sum("Conv" in name or "_nchwc" in name or name in ("first", "third") for name in timing.node_ms) >= 1
+    assert timing.total_ms == pytest.approx(sum(timing.node_ms.values()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_node_runs_are_one_row_a_run() -> None:
+    with ProfiledModel(make_tiny_network().SerializeToString(), 1) as model:
+        for _ in range(4):
+            model.run(FEEDS)
+        assert {row.shape for row in model.node_runs().values()} == {(4,)}
+
+
+def test_what_the_runtime_does_not_accept_is_a_typed_error() -> None:
+    with pytest.raises(ModelFormatError, match="does not accept"):
+        open_session(b"no model", session_options(1))
