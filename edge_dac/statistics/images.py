@@ -178,7 +178,7 @@ def _paint_curve(canvas: Canvas, points: npt.NDArray[np.floating], thickness: fl
     """A cubic Bezier curve through its four control ``points`` (y, x), drawn with a round pen."""
     height, width, _ = canvas.shape
     length = float(np.abs(np.diff(points, axis=0)).sum())
-    t = np.linspace(0.0, 1.0, max(4, int(1.5 * length / max(thickness, 1.0))))[:, None]
+    t = np.linspace(0.0, 1.0, max(4, int(3.0 * length / max(thickness, 1.0))))[:, None]
     basis = np.concatenate([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3], axis=1)
     path = basis @ points
     reach = int(np.ceil(thickness))

@@ -15,8 +15,9 @@ from edge_dac.schemes.scheme import Moments
 from edge_dac.statistics.execution import Inputs, extract, feeds, open_session
 
 PATCHES_PER_LAYER = 6000
-MEMORY_BYTES = 200_000_000
+MEMORY_BYTES = 120_000_000
 _ROWS_AT_ONCE = 512
+_BLOCK = 768
 WIDEST_PATCH = 6000
 """Layers with longer patches are left out: their covariance would not fit a small device."""
 
@@ -79,7 +80,7 @@ class MomentsSum:
         self._second: FloatArray | None = None
 
     def add(self, patches: FloatArray) -> None:
-        """Add ``[count, groups, d]`` float32 patches."""
+        """Add ``[count, groups, d]`` float32 patches, which are used up."""
         self._pending.append(patches)
         if sum(map(len, self._pending)) >= _ROWS_AT_ONCE:
             self._flush()
@@ -88,7 +89,7 @@ class MomentsSum:
         """Fold the pending patches into the sums: few large products are faster than many small ones."""
         if not self._pending:
             return
-        patches = np.concatenate(self._pending)
+        patches = np.concatenate(self._pending) if len(self._pending) > 1 else self._pending[0]
         self._pending.clear()
         if self._shift is None or self._first is None or self._second is None:
             # Centred near the mean, sums of squares lose nothing to cancellation in float32.
@@ -98,9 +99,10 @@ class MomentsSum:
         patches -= self._shift
         self._count += len(patches)
         self._first += patches.sum(axis=0, dtype=np.float64)
-        for group in range(len(self._second)):
+        for group, total in enumerate(self._second):
             rows = patches[:, group]
-            self._second[group] += rows.T @ rows
+            for begin, end in _blocks(len(total)):
+                total[begin:end, :end] += rows[:, begin:end].T @ rows[:, :end]
 
     def moments(self) -> Moments | None:
         """Moments of everything added, the sums being used up; None if a number was not finite or there is none."""
@@ -108,15 +110,22 @@ class MomentsSum:
         if self._shift is None or self._first is None or self._second is None:
             return None
         offset = self._first / self._count
-        covariance = self._second
-        covariance /= np.float32(self._count)
-        for group, row in enumerate(offset.astype(np.float32)):
-            covariance[group] -= np.outer(row, row)
-        self._second = None
+        covariance, self._second = self._second, None
+        for matrix, row in zip(covariance, offset.astype(np.float32), strict=True):
+            for begin, end in _blocks(len(matrix)):
+                matrix[begin:end, :end] /= np.float32(self._count)
+                matrix[begin:end, :end] -= np.outer(row[begin:end], row[:end])
+                matrix[:begin, begin:end] = matrix[begin:end, :begin].T
         mean = (self._shift + offset).astype(np.float32)
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             return None
         return Moments(mean, covariance, self._count)
+
+
+def _blocks(length: int) -> Iterator[tuple[int, int]]:
+    """Block rows of a symmetric matrix: half the products, and no second matrix of its size in between."""
+    for begin in range(0, length, _BLOCK):
+        yield begin, min(begin + _BLOCK, length)
 
 
 def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Source]:
@@ -194,7 +203,7 @@ def sample_patches(
     index, inside = _taps(layer.attributes, layer.kernel, tuple(size), output_size, position)
     flat = activation.reshape(batch, channels, -1)
     # [count, taps, channels] -> [count, channels, taps]: the order of a kernel, channel by channel.
-    values = flat[image[:, None], :, index].astype(np.float32)
+    values = flat[image[:, None], :, index].astype(np.float32, copy=False)
     values *= inside[:, :, None]
     groups = layer.attributes.groups
     return np.ascontiguousarray(values.swapaxes(1, 2)).reshape(len(chosen), groups, -1)

@@ -157,7 +157,9 @@ def test_half_precision_is_read() -> None:
     assert moments.covariance.dtype == np.float32
 
 
-def test_parts_add_up_and_a_large_mean_costs_no_precision() -> None:
+@pytest.mark.parametrize("block", [3, 7, 100])
+def test_parts_add_up_and_a_large_mean_costs_no_precision(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_dac.statistics.moments._BLOCK", block)
     rows = (1000.0 + _random((3000, 2, 7))).astype(np.float32)
     sums = MomentsSum()
     for part in np.array_split(rows, 7):
