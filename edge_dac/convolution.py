@@ -89,9 +89,7 @@ class ConvAttributes:
         def keep(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
             return tuple(value if index % axes == axis else neutral for index, value in enumerate(values))
 
-        return replace(
-            self, strides=keep(self.strides, 1), pads=keep(self.pads, 0), dilations=keep(self.dilations, 1)
-        )
+        return replace(self, strides=keep(self.strides, 1), pads=keep(self.pads, 0), dilations=keep(self.dilations, 1))
 
 
 @dataclass(frozen=True, slots=True)
