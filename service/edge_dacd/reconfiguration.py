@@ -138,7 +138,7 @@ class Reconfigurator:
             draft = replace(applied, cause="model_changed", points=(), pinned_point=None, active_point=None)
         elif managed.points.active_id != (applied.pinned_point or applied.active_point):
             draft = replace(applied, cause="repair", points=(), pinned_point=None, active_point=None)
-        elif any(one.plan and one.plan.device_fingerprint != self._fingerprint for one in managed.points.ladder):
+        elif not applied.pinned_point and self._measured_elsewhere(managed):
             draft = replace(applied, cause="device_changed", points=(), active_point=None)
         else:
             if managed.ladder_is_thin():
@@ -149,6 +149,11 @@ class Reconfigurator:
         request = ChangeRequest(model.name, draft.cause, idempotency_key=draft.idempotency_key)
         generation, _ = managed.accept(request, draft)
         self._start(managed, generation)
+
+    def _measured_elsewhere(self, managed: ManagedModel) -> bool:
+        """Whether the device was another one (power mode, cores, ONNX Runtime) when the points were measured."""
+        plans = [point.plan for point in managed.points.ladder if point.plan is not None]
+        return any(plan.device_fingerprint != self._fingerprint for plan in plans)
 
     # Changes.
 

@@ -60,16 +60,19 @@ def plan_for(model: Path, latency_ms: float, error: float, **changes) -> Plan:
 
 
 class Prepared:
-    """A model file and a state directory with points 2 and 3 stored, and generation 1 applied at point 2."""
+    """A model file and a state directory with points 2 and 3 stored, and generation 1 applied at point 2.
 
-    def __init__(self, folder: Path) -> None:
+    ``plan_changes`` are fields of the plans that shall be other than usual.
+    """
+
+    def __init__(self, folder: Path, **plan_changes: Any) -> None:
         self.model = write_scale_model(folder / "scale.onnx", 1.0)
         self.state = folder / "state"
         self.store = ArtifactStore(self.state / "artifacts")
         self.ids = {"original": 1.0}
         for factor, latency_ms, error in ((2.0, 6.0, 0.01), (3.0, 3.0, 0.05)):
             data = write_scale_model(folder / "point.tmp", factor).read_bytes()
-            point = self.store.put(data, plan_for(self.model, latency_ms, error), {})
+            point = self.store.put(data, plan_for(self.model, latency_ms, error, **plan_changes), {})
             self.ids[point.digest] = factor
         self.slow_point, self.fast_point = list(self.ids)[1:]
         journal = self.journal()
@@ -89,6 +92,12 @@ class Prepared:
 @pytest.fixture
 def prepared(tmp_path):
     return Prepared(tmp_path)
+
+
+@pytest.fixture
+def prepared_elsewhere(tmp_path):
+    """Points that another device has measured."""
+    return Prepared(tmp_path, device_fingerprint="another")
 
 
 def write_small_network(path: Path) -> Path:

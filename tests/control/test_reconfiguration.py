@@ -44,11 +44,11 @@ class Device:
 
 
 @pytest.fixture
-def start(prepared):
+def start(request):
     devices = []
 
-    def make(**options):
-        devices.append(Device(prepared, **options))
+    def make(state="prepared", **options):
+        devices.append(Device(request.getfixturevalue(state), **options))
         return devices[-1]
 
     yield make
@@ -157,6 +157,41 @@ def test_changed_model_file_is_served_as_it_is_and_planned_anew(start, prepared)
     device = start()
     assert device.factor == 5.0
     assert device.journal.pending.cause == "model_changed"
+
+
+def test_points_measured_on_another_device_serve_until_it_has_been_measured(start):
+    device = start("prepared_elsewhere")
+    assert device.factor == 2.0
+    assert device.journal.pending.cause == "device_changed"
+
+
+def test_pinned_point_stays_on_another_device(start, prepared_elsewhere):
+    device = start("prepared_elsewhere")
+    device.change("set_active_point", point=prepared_elsewhere.fast_point)
+    device.reconfigurator.close()
+    again = start("prepared_elsewhere")
+    assert again.factor == 3.0
+    assert again.journal.pending is None
+
+
+def test_damaged_journal_is_reported_and_the_model_served(start, prepared):
+    for slot in (prepared.state / "generations").iterdir():
+        slot.write_bytes(slot.read_bytes()[:-20])
+    device = start()
+    assert device.factor == 1.0
+    assert "journal slot" in device.reconfigurator.managed("scale").last_failure
+    assert device.change("set_active_point", point="original").applied
+
+
+def test_requests_with_a_wish_find_the_ladder_loaded(start, prepared):
+    device = start()
+    managed = device.reconfigurator.managed("scale")
+    managed.points.offer()
+    assert managed.points.loaded_ids() == set(prepared.ids)
+    assert device.model.runtime_for(max_latency_ms=4.0).point_id == prepared.fast_point
+    assert device.model.runtime_for(max_error=0.02).point_id == prepared.slow_point
+    managed.points.shed()
+    assert managed.points.loaded_ids() == {prepared.slow_point}
 
 
 def test_switched_off(start):
