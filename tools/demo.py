@@ -47,7 +47,7 @@ class Stage:
 
 
 def main() -> int:
-    console = Console()
+    console = Console(width=120)
     original_ms = measured_latency_ms()
     console.print(f"embedded model: {original_ms:.2f} ms on one thread of this device")
     port = free_port()
