@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_dac.errors import EdgeDacError, UsageError
 from edge_dac.planning.budget import Budget
-from edge_dacd import logs
+from edge_dacd import logs, memory
 from edge_dacd.config import CompressionConfig, Config, check, load_config
 from edge_dacd.daemon import Daemon
 from edge_dacd.sources import find_sources
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{len(sources)} models: {', '.join(sorted(sources))}")  # noqa: T201 - the answer of the command
             return 0
         logs.configure(config.server.log_level, config.server.log_format)
+        memory.keep_buffers()
         required = [path.stem for path in options.models] or (list(sources) if len(sources) == 1 else [])
         return Daemon(config, find, required, _state(config)).run()
     except EdgeDacError as error:

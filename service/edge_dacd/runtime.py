@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from edge_dac.errors import InputShapeError, ModelFormatError, ModelNotFoundError
+from edge_dacd.memory import give_back
 from edge_dacd.tensors import BY_ONNX, Array, TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ class Runtime:
         self.inputs = _specs(session.get_inputs())
         self.outputs = _specs(session.get_outputs())
         self._usual_bytes = 0.0
+
+    def __del__(self) -> None:
+        # Where making it failed there is no session.
+        if self.__dict__.pop("session", None) is not None:
+            give_back()
 
     @classmethod
     def load(
