@@ -69,7 +69,7 @@ def swap_under_load(serve, prepared, count):
 
 
 def test_swaps_under_load(serve, prepared):
-    swap_under_load(serve, prepared, 40)
+    swap_under_load(serve, prepared, 12)
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def kill_at_random_moments(serve, prepared, rounds):
 
 
 def test_killed_at_random_moments(serve, prepared):
-    kill_at_random_moments(serve, prepared, 4)
+    kill_at_random_moments(serve, prepared, 3)
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_storm_of_budgets_under_load(serve, prepared):
     with ControlClient(daemon.address) as client, Load(daemon.address, prepared.ids.values(), clients=2) as load:
         options = ChangeOptions(no_wait=True)
         numbers = [
-            client.set_budget("scale", Budget(latency_ms=50.0 + index), options).generation for index in range(60)
+            client.set_budget("scale", Budget(latency_ms=50.0 + index), options).generation for index in range(15)
         ]
         state = client.model("scale")
         assert numbers == sorted(set(numbers))

@@ -244,12 +244,12 @@ def test_newer_change_aborts_the_pending_one(start):
 
 def test_storm_of_budgets_keeps_the_last(start):
     device = start()
-    for index in range(50):
+    for index in range(12):
         device.change("set_budget", wait=False, budget=Budget(latency_ms=100.0 + index))
-    assert device.journal.head == 51
-    assert device.journal.pending.budget["latency_ms"] == 149.0
+    assert device.journal.head == 13
+    assert device.journal.pending.budget["latency_ms"] == 111.0
     assert device.factor == 2.0
-    assert device.change("set_active_point", point="original").generation == 52
+    assert device.change("set_active_point", point="original").generation == 14
 
 
 def test_pending_change_goes_on_after_a_restart(start):
