@@ -206,6 +206,7 @@ class CompileQueue:
     def _compile(self, managed: ManagedModel, generation: Generation) -> None:
         if generation.cause == "reprofile":
             self._files.latency_table.unlink(missing_ok=True)
+            managed.outdate()
         budget = Budget.from_json(generation.budget or {})
         job = self._job(managed, generation, ladder_points=0 if budget.fixes_ranks else LADDER_POINTS)
         met, applied = True, False

@@ -10,10 +10,9 @@ from dataclasses import replace
 import grpc
 
 from edge_dac.artifacts.generations import Generation, GenerationJournal, State
-from edge_dac.artifacts.store import ArtifactStore
+from edge_dac.artifacts.store import ArtifactStore, StoredPoint
 from edge_dac.errors import ArtifactError, EdgeDacError
 from edge_dac.planning.budget import Budget
-from edge_dac.planning.plan import Plan
 from edge_dacd.changes import ChangeRequest, Outcome, Pending, aborted
 from edge_dacd.events import EventHub
 from edge_dacd.models import ServedModel
@@ -46,6 +45,7 @@ class ManagedModel:
         self.last_failure = "; ".join(journal.damage)
         self.pending: Pending | None = None
         self._arrivals = 0
+        self._outdated: frozenset[str] = frozenset()
         self._keys: dict[str, Pending] = {}
         self._store = store
         self._events = events
@@ -90,6 +90,10 @@ class ManagedModel:
         if problems:
             self.last_failure = "; ".join(dict.fromkeys([*self.journal.damage, *problems]))
             _log.error("stored points", extra={"model": self.name, "reason": self.last_failure})
+
+    def outdate(self) -> None:
+        """The measurements so far are not believed any more: the points made by them leave the ladder."""
+        self._outdated = frozenset(stored.digest for stored in self._store.points(self.model.digest))
 
     # Accepting.
 
@@ -249,7 +253,7 @@ class ManagedModel:
         candidates = [
             from_stored(stored)
             for stored in self._store.points(self.model.digest)
-            if stored.digest == chosen or self._is_comparable(stored.plan)
+            if stored.digest == chosen or self._is_comparable(stored)
         ]
         if budget.fixes_ranks:
             return [one.id for one in candidates if one.id == chosen]
@@ -264,9 +268,11 @@ class ManagedModel:
         kept.sort(key=lambda one: (one.predicted_error, -(one.latency_ms or 0.0)))
         return [one.id for one in kept]
 
-    def _is_comparable(self, plan: Plan) -> bool:
-        fixes_ranks = Budget.from_json(plan.budget).fixes_ranks
-        return plan.device_fingerprint == self._fingerprint and not fixes_ranks
+    def _is_comparable(self, stored: StoredPoint) -> bool:
+        """Whether a point was made by the planner's choice and measured on this device as it is now."""
+        fixes_ranks = Budget.from_json(stored.plan.budget).fixes_ranks
+        here = stored.plan.device_fingerprint == self._fingerprint and stored.digest not in self._outdated
+        return here and not fixes_ranks
 
     def _point_or_original(self, point_id: str | None) -> LadderPoint:
         ladder = self.points.ladder

@@ -178,6 +178,21 @@ def test_impossible_budget_changes_nothing(serve, small_network):
             client.model("other")
 
 
+def test_reprofile_replaces_what_was_measured(serve, small_network):
+    daemon = serve(small_network)
+    with ControlClient(daemon.address) as client:
+        with pytest.raises(ControlError, match="expected one with a budget"):
+            client.reprofile("small")
+        client.set_ranks("small", layers={"conv1": LayerRank("dac", 3)})
+        before = client.model("small")
+        result = client.reprofile("small")
+        after = client.model("small")
+        assert (result.applied, after.generation) == (True, before.generation + 1)
+        assert after.budget == before.budget
+        assert before.active_point != after.active_point == result.point.id
+        assert before.active_point not in [point.id for point in after.points]
+
+
 def test_token_outside_the_socket(serve, prepared, tmp_path):
     token = tmp_path / "token"
     token.write_text("a-secret-of-this-test\n")
