@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     comparison = compare(
         sessions,
         subject.timing_feed,
+        threads=arguments.threads,
         precision=0.005,
         min_rounds=min(10, arguments.rounds),
         max_rounds=arguments.rounds,

@@ -70,29 +70,32 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Whole-model wall times of several models, interleaved; the first is the reference.
+    """Whole-model times of several models, interleaved; the first is the reference.
 
     Attributes:
-        round_ms: ``[models, rounds]``.
+        round_ms: ``[models, rounds]``, wall time.
+        busy_ms: ``[models, rounds]``, processor time of the calling thread, where that does all the work; else wall time.
     """
 
     round_ms: npt.NDArray[np.float64]
+    busy_ms: npt.NDArray[np.float64]
 
     def ratio(self, index: int) -> float:
-        """Median over rounds of (time of model ``index`` / time of the reference in the same round)."""
-        return float(np.median(self.round_ms[index] / self.round_ms[0]))
+        """Median over rounds of (busy time of model ``index`` / busy time of the reference in the same round)."""
+        return float(np.median(self.busy_ms[index] / self.busy_ms[0]))
 
     def undisturbed_ratio(self, index: int) -> float:
-        """Time of model ``index`` over that of the reference, each where other work on the device disturbs it least.
+        """Time of model ``index`` over that of the reference, as other work on the device bends it least.
 
-        On a busy device a long run is interrupted more often than a short one, and the median ratio flatters the short.
+        On a busy device a long run is interrupted more often than a short one, and the ratio of wall times flatters the
+        short.
         """
-        times = np.percentile(self.round_ms, UNDISTURBED_PERCENTILE, axis=1)
+        times = np.percentile(self.busy_ms, UNDISTURBED_PERCENTILE, axis=1)
         return float(times[index] / times[0])
 
     def spread(self, index: int) -> float:
         """Half the distance of the quartiles of that ratio, relative to it."""
-        ratios = self.round_ms[index] / self.round_ms[0]
+        ratios = self.busy_ms[index] / self.busy_ms[0]
         low, high = np.percentile(ratios, [25, 75])
         return float((high - low) / 2 / np.median(ratios))
 
@@ -111,6 +114,7 @@ def compare(
     sessions: Sequence[onnxruntime.InferenceSession],
     feeds: Feeds,
     *,
+    threads: int,
     precision: float = 0.01,
     min_rounds: int = 7,
     max_rounds: int = 400,
@@ -120,30 +124,34 @@ def compare(
 
     Args:
         sessions: the reference first.
+        threads: intra-op threads of the sessions.
         precision: wanted standard error of the median ratio, relative.
     """
     for session in sessions:
         session.run(None, feeds)
-    rounds: list[list[float]] = []
+    # With one thread the caller does all the work, and its processor time leaves out what others interrupted it for.
+    busy_clock = time.thread_time if threads == 1 else time.perf_counter
+    wall: list[list[float]] = []
+    busy: list[list[float]] = []
     started = time.perf_counter()
-    while len(rounds) < max_rounds:
+    while len(wall) < max_rounds:
         # Turning the order round cancels what one model leaves in the caches for the next.
-        order = range(len(sessions)) if len(rounds) % 2 == 0 else range(len(sessions) - 1, -1, -1)
-        row = [0.0] * len(sessions)
+        order = range(len(sessions)) if len(wall) % 2 == 0 else range(len(sessions) - 1, -1, -1)
+        wall.append([0.0] * len(sessions))
+        busy.append([0.0] * len(sessions))
         for index in order:
-            begin = time.perf_counter()
+            begin, busy_begin = time.perf_counter(), busy_clock()
             sessions[index].run(None, feeds)
-            row[index] = (time.perf_counter() - begin) * 1e3
-        rounds.append(row)
-        if len(rounds) >= min_rounds:
+            busy[-1][index] = (busy_clock() - busy_begin) * 1e3
+            wall[-1][index] = (time.perf_counter() - begin) * 1e3
+        if len(wall) >= min_rounds:
             if time.perf_counter() - started > time_budget_s:
                 break
-            comparison = Comparison(np.array(rounds).T)
-            if len(sessions) > 1 and all(
-                comparison.standard_error(index) < precision for index in range(1, len(sessions))
-            ):
+            others = range(1, len(sessions))
+            comparison = Comparison(np.array(wall).T, np.array(busy).T)
+            if others and all(comparison.standard_error(index) < precision for index in others):
                 break
-    return Comparison(np.array(rounds).T)
+    return Comparison(np.array(wall).T, np.array(busy).T)
 
 
 class ProfiledModel:

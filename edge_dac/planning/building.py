@@ -119,6 +119,7 @@ class Verifier:
         comparison = compare(
             [self.original, session],
             self._subject.timing_feed,
+            threads=self._threads,
             precision=precision,
             time_budget_s=self._time_budget_s,
         )

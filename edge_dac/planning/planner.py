@@ -118,7 +118,13 @@ class Planner:
     @cached_property
     def _original_rounds_ms(self) -> list[float]:
         session = self.verifier.original
-        alone = compare([session], self.subject.timing_feed, min_rounds=20, time_budget_s=self.settings.verify_time_s)
+        alone = compare(
+            [session],
+            self.subject.timing_feed,
+            threads=self.settings.threads,
+            min_rounds=20,
+            time_budget_s=self.settings.verify_time_s,
+        )
         return list(alone.round_ms[0])
 
     @property

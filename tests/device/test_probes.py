@@ -13,7 +13,7 @@ FEEDS = {"x": np.ones(TINY_SHAPE, np.float32)}
 
 
 def test_comparison_is_of_the_same_rounds() -> None:
-    comparison = Comparison(np.array([[1.0, 2.0, 4.0], [0.5, 1.0, 2.0]]))
+    comparison = Comparison(*[np.array([[1.0, 2.0, 4.0], [0.5, 1.0, 2.0]])] * 2)
     assert comparison.ratio(1) == 0.5
     assert comparison.spread(1) == 0.0
     assert comparison.standard_error(1) == 0.0
@@ -23,7 +23,7 @@ def test_comparison_is_of_the_same_rounds() -> None:
 def test_interruptions_do_not_bend_the_undisturbed_ratio() -> None:
     reference = np.full(20, 10.0)
     reference[::2] += 30.0  # a long run is interrupted half of the time
-    comparison = Comparison(np.array([reference, np.full(20, 5.0)]))
+    comparison = Comparison(*[np.array([reference, np.full(20, 5.0)])] * 2)
     assert comparison.undisturbed_ratio(1) == 0.5
     assert comparison.ratio(1) < 0.5
 
@@ -31,7 +31,7 @@ def test_interruptions_do_not_bend_the_undisturbed_ratio() -> None:
 def test_compare_runs_every_session_in_every_round() -> None:
     content = make_tiny_network().SerializeToString()
     sessions = [open_session(content, session_options(1)) for _ in range(2)]
-    comparison = compare(sessions, FEEDS, min_rounds=5, max_rounds=5)
+    comparison = compare(sessions, FEEDS, threads=1, min_rounds=5, max_rounds=5)
     assert comparison.round_ms.shape == (2, 5)
     assert np.all(comparison.round_ms > 0)
 
