@@ -60,12 +60,26 @@ class Proposal:
     built: Built
 
     @property
+    def score(self) -> float:
+        """What plans are ranked by; see :func:`plan_score`."""
+        return plan_score(self.built.error, self.choices)
+
+    @property
     def is_faster(self) -> bool:
         """Whether it beats the original by more than the comparison may be wrong."""
         comparison = self.built.comparison
         changed = any(option.candidate != ORIGINAL for option in self.choices.values())
         slowest = max(comparison.ratio(1), comparison.undisturbed_ratio(1))
         return changed and slowest + comparison.standard_error(1) < 1.0
+
+
+def plan_score(joint_error: float, choices: Mapping[str, Option]) -> float:
+    """Predicted loss of a whole plan: root of the joint output error times the sum of the layers' damage.
+
+    The joint error alone tells gross failures but not near ties, the sum alone misses what errors do to each other; their
+    product ranks plans best (docs/fidelity.md).
+    """
+    return float(np.sqrt(joint_error) * sum(option.damage for option in choices.values()))
 
 
 @dataclass(eq=False)
@@ -284,7 +298,7 @@ class Planner:
         return {name: options[name][index] for name, index in zip(names, chosen, strict=True)}
 
     def least_damage(self, limits: Limits) -> dict[str, Option] | None:
-        """The selection within limits of least joint error, measured end to end, of those that the objectives find."""
+        """The selection within limits of least :func:`plan_score` of those that the objectives find."""
         best: tuple[float, dict[str, Option]] | None = None
         seen: list[dict[str, Option]] = []
         for objective in OBJECTIVES:
@@ -293,9 +307,9 @@ class Planner:
                 continue
             seen.append(selection)
             self.progress(Progress("plan", len(seen) / len(OBJECTIVES), objective))
-            error = self.verifier.error(build_model(self.subject, self._factored(selection)))
-            if best is None or error < best[0]:
-                best = (error, selection)
+            score = plan_score(self.verifier.error(build_model(self.subject, self._factored(selection))), selection)
+            if best is None or score < best[0]:
+                best = (score, selection)
         return None if best is None else best[1]
 
     def fastest_of_all(self) -> dict[str, Option]:

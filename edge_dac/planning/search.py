@@ -125,7 +125,7 @@ def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
         tried.append(choices)
         proposal = planner.propose(choices)
         if proposal.is_faster and not _shortfalls(planner, proposal, budget):
-            if best is None or proposal.built.error < best.built.error:
+            if best is None or proposal.score < best.score:
                 best = proposal
         elif proposal.built.ratio < nearest.built.ratio:
             nearest = proposal

@@ -39,7 +39,9 @@ def measure_damage(
         pending = {name: candidate for name, candidate in chosen.items() if candidate not in measured[name]}
         progress(Progress("sensitivity", level / levels, f"{len(pending)} layers"))
         for name, damage in _measure_each(subject, fits, pending, feeds, threads).items():
-            measured[name][pending[name]] = damage
+            fit = fits[name][pending[name]]
+            # The outputs, too, were only seen on synthetic samples.
+            measured[name][pending[name]] = damage * fit.error / max(fit.seen_error, TINY)
     progress(Progress("sensitivity", 1.0, f"{len(considered)} layers"))
     return {name: _interpolated(fits[name], measured[name]) for name in considered}
 
