@@ -25,7 +25,10 @@ from edge_dac.statistics.moments import collect_moments
 HELD_OUT_PATCHES = 2000
 PRODUCT_SHRINKAGE, JUDGED_SHRINKAGE = 0.9, 0.4
 """A matrix product late in a network sees features of things that synthetic images do not show: its statistics are
-trusted little when it is fitted, and half when it is judged against convolutions. (The captcha reader's last one at an eighth of its MACs: accuracy .71 at 0.2, .79 at 0.9, .80 untouched.)"""
+trusted little when it is fitted, and half when it is judged against convolutions. (The captcha reader's last one at an
+eighth of its MACs: accuracy .71 fitted at 0.2, .79 at 0.9, .80 untouched.)"""
+
+
 SLACK = 0.95
 """Error at a higher rank bounds that at a lower one, up to what fits to samples deviate from it."""
 

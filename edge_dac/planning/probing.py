@@ -8,6 +8,7 @@ multiply-accumulates.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,9 @@ LOSING_RATIO = 1.15
 
 PROBED_AT_ONCE_BYTES = 400_000_000
 """Models open at the same time in one interleaved run may take about this much together."""
+
+ACTIVATIONS_HELD = 10
+"""Memory of a run, in inputs and outputs of the largest layer: transforms and the arena's habit of doubling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,8 @@ class Prober:
         self._original = original
         self._layers = {layer.name: layer for layer in inventory.layers}
         self._reference_owner = Attribution(proto, self._layers)
-        self._batch = int(np.clip(PROBED_AT_ONCE_BYTES // max(len(model), 1), 1, 4))
+        largest = max((_activation_bytes(layer) for layer in inventory.layers), default=0)
+        self._batch = int(np.clip(PROBED_AT_ONCE_BYTES // (len(model) + ACTIVATIONS_HELD * largest + 1), 1, 4))
 
     def fill(
         self,
@@ -230,6 +235,13 @@ def probe_replacement(candidate: Candidate) -> Callable[[ConvLayer, str, str], L
         return LOWERINGS[candidate.lowering].lower(layer, factorization, input_name, output_name)
 
     return replace
+
+
+def _activation_bytes(layer: ConvLayer) -> int:
+    """Input and output of a layer in float32, at the profiled shape."""
+    sizes = ((layer.in_channels, layer.input_size), (layer.out_channels, layer.output_size))
+    values = sum(channels * math.prod(extent or 1 for extent in size) for channels, size in sizes)
+    return 4 * values * layer.batch * layer.positions
 
 
 def _by_curve(candidates: Sequence[Candidate]) -> dict[tuple[str, str], list[Candidate]]:

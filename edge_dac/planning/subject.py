@@ -21,8 +21,10 @@ from edge_dac.statistics.execution import feeds
 from edge_dac.statistics.images import synthetic_inputs
 from edge_dac.statistics.input_spec import InputSpec, infer_input_specs
 
-FIT_IMAGES = 24
-HELD_OUT_IMAGES = 8
+FIT_IMAGES, HELD_OUT_IMAGES = 48, 16
+LEAST_FIT_IMAGES, LEAST_HELD_OUT_IMAGES = 12, 6
+LIGHT_MODEL_MACS = 3e9
+"""Models up to this get the full number of samples, heavier ones fewer, so that planning ends in time on a slow device."""
 _HELD_OUT_SEED = 1_000_003
 
 Samples = Mapping[str, npt.NDArray[Any]]
@@ -71,12 +73,17 @@ class Subject:
         """Samples that factors are fitted to: ``[count, *shape without batch]`` by input."""
         if self.calibration is not None:
             return self.calibration
-        return synthetic_inputs(self.specs, FIT_IMAGES, self.seed)
+        return synthetic_inputs(self.specs, self._affordable(FIT_IMAGES, LEAST_FIT_IMAGES), self.seed)
 
     @cached_property
     def held_out_samples(self) -> Samples:
         """Samples that nothing is fitted to; always synthetic."""
-        return synthetic_inputs(self.specs, HELD_OUT_IMAGES, self.seed + _HELD_OUT_SEED)
+        count = self._affordable(HELD_OUT_IMAGES, LEAST_HELD_OUT_IMAGES)
+        return synthetic_inputs(self.specs, count, self.seed + _HELD_OUT_SEED)
+
+    def _affordable(self, most: int, least: int) -> int:
+        macs = sum(layer.macs for layer in self.inventory.layers)
+        return int(np.clip(most * LIGHT_MODEL_MACS / max(macs, 1), least, most))
 
     @cached_property
     def held_out_feeds(self) -> list[Feeds]:
