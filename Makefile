@@ -25,6 +25,7 @@ check: env
 
 bench: env
 	$(BIN)/python -m pip install -q -r benchmarks/requirements.txt
+	$(BIN)/python -m pip install -q --no-deps pnnx==20261020
 	$(BIN)/python -m benchmarks.compare --output docs/benchmarks.md
 	$(BIN)/python -m pytest -q -m slow
 
