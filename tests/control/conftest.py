@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edge_dacd.runtime import file_digest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.artifacts.generations import Generation, GenerationJournal, State
 from edge_dac.artifacts.store import ArtifactStore
 from edge_dac.device.profile import profile_device
 from edge_dac.planning.plan import Plan
+from edge_dacd.runtime import file_digest
 
 
 def write_scale_model(path: Path, factor: float) -> Path:

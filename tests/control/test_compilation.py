@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from edge_dacd.compilation import CompilerError, CompilerProcess
-from edge_dacd.compiler import Job
 
 from edge_dac.artifacts.store import ArtifactStore
+from edge_dacd.compilation import CompilerError, CompilerProcess
+from edge_dacd.compiler import Job
 
 
 def job_for(model: Path, tmp_path: Path, **values) -> Job:

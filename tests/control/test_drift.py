@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from edge_dacd.drift import DriftWatch
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from edge_dacd.events import MAX_WATCHERS, EventHub
 from edge_dacd.status import RequestError
 

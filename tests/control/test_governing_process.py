@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc as triton
-from edge_dacd.runtime import Runtime, file_digest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.artifacts.generations import Generation, GenerationJournal, State
@@ -18,6 +17,7 @@ from edge_dac.artifacts.store import ArtifactStore
 from edge_dac.client import ControlClient
 from edge_dac.device.profile import profile_device
 from edge_dac.planning.plan import Plan
+from edge_dacd.runtime import Runtime, file_digest
 
 SIZE = 384
 

@@ -5,11 +5,11 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from edge_dacd.governor import Decision, Governor, GovernorSettings, Rung
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_dac.device.sensors import SensorReading
+from edge_dacd.governor import Decision, Governor, GovernorSettings, Rung
 
 LADDER = (Rung("original", 40.0), Rung("a", 30.0), Rung("b", 22.0), Rung("c", 16.0), Rung("d", 12.0))
 BUDGET_MS = 33.0

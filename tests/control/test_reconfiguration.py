@@ -5,6 +5,9 @@ import threading
 import grpc
 import numpy as np
 import pytest
+
+from edge_dac.errors import UsageError
+from edge_dac.planning.budget import Budget
 from edge_dacd.changes import ChangeRequest
 from edge_dacd.config import CompressionConfig
 from edge_dacd.events import EventHub
@@ -12,9 +15,6 @@ from edge_dacd.models import ModelSource, ServedModel
 from edge_dacd.reconfiguration import Reconfigurator
 from edge_dacd.runtime import Runtime
 from edge_dacd.status import RequestError
-
-from edge_dac.errors import UsageError
-from edge_dac.planning.budget import Budget
 
 
 class Device:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
 from edge_dacd.config import Config, ModelConfig, load_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from edge_dacd.config import Config, ConfigError, load_config
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
 import pytest
+
 from edge_dacd.executor import Executor, Ticket
 from edge_dacd.status import RequestError
 

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_dac import wire
 from edge_dacd.framing import (
     InferAnswer,
     ModelInferRequest,
@@ -11,11 +16,6 @@ from edge_dacd.framing import (
     serialize_stream_error,
     serialize_streamed,
 )
-from google.protobuf.message import DecodeError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from edge_dac import wire
 
 WholeRequest = wire.message("inference.ModelInferRequest")
 

@@ -9,12 +9,12 @@ import grpc
 import numpy as np
 import onnx
 import pytest
-from edge_dacd.models import ModelRepository, ModelSource, ServedModel
-from edge_dacd.runtime import PointFigures, Runtime
-from edge_dacd.status import RequestError
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.errors import VerificationError
+from edge_dacd.models import ModelRepository, ModelSource, ServedModel
+from edge_dacd.runtime import PointFigures, Runtime
+from edge_dacd.status import RequestError
 
 
 def write(path: Path, factor: float = 1.0, width: int = 2, output: str = "y") -> Path:

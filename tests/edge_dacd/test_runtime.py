@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from edge_dacd.runtime import Runtime
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.errors import InputShapeError, ModelFormatError, ModelNotFoundError
+from edge_dacd.runtime import Runtime
 
 
 def write(path: Path, width: int | str = "n", kernel: int = 5, channels: int = 1) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from edge_dacd.shared_memory import LARGEST_REGION_COUNT, SharedMemory
 from edge_dacd.status import RequestError
 

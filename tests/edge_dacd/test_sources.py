@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edge_dacd.config import Config, ConfigError, ModelConfig, RepositoryConfig
-from edge_dacd.sources import find_sources
 
 from edge_dac.planning.budget import Budget
+from edge_dacd.config import Config, ConfigError, ModelConfig, RepositoryConfig
+from edge_dacd.sources import find_sources
 
 
 def test_the_demo_is_served_when_nothing_else_is(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edge_dacd.status import RequestError
-from edge_dacd.tensors import BY_NAME, TensorSpec, decode_raw, encode_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+
+from edge_dacd.status import RequestError
+from edge_dacd.tensors import BY_NAME, TensorSpec, decode_raw, encode_raw
 
 NUMERIC = sorted(set(BY_NAME) - {"BYTES"})
 
