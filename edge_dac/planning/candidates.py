@@ -15,6 +15,9 @@ from edge_dac.schemes import SCHEMES
 FRACTIONS = (0.08, 0.12, 0.18, 0.25, 0.33, 0.42, 0.52, 0.64, 0.78)
 """Shares of the dense layer's multiply-accumulates at which ranks are offered."""
 
+LONG_PATCH = 2000
+"""Layers with longer input patches get every second share only: each fit of one takes up to a second."""
+
 RANK_MULTIPLE = 8
 """ONNX Runtime's blocked kernels want channel counts that are multiples of their block."""
 
@@ -75,13 +78,14 @@ def enumerate_candidates(
     unknown = [name for name in schemes if name not in SCHEMES]
     if unknown:
         raise UsageError(f"scheme: expected one of {', '.join(SCHEMES)}, got {unknown[0]!r}")
+    fractions = FRACTIONS[::2] if layer.weight[0].size > LONG_PATCH else FRACTIONS
     candidates = [ORIGINAL]
     for name in dict.fromkeys(("dense", *(() if exact_only else schemes))):
         scheme = SCHEMES[name]
         if scheme.refuse(layer) is not None:
             continue
         ranks: Sequence[Rank | None]
-        ranks = [None] if name == "dense" else scheme.candidate_ranks(layer, FRACTIONS, RANK_MULTIPLE)
+        ranks = [None] if name == "dense" else scheme.candidate_ranks(layer, fractions, RANK_MULTIPLE)
         for rank in ranks:
             chain = chain_of(Candidate(name, rank, "direct"), layer)
             candidates.extend(
