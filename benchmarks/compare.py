@@ -107,13 +107,17 @@ def compare_task(task: Task) -> report.Comparison:
         rounds=timings[variants[0].name].rounds,
         rows=rows,
         missing=missing,
-        convolution_share=_convolution_share(task, feeds),
+        layer_share=_layer_share(task, feeds),
         machine=report.machine(),
     )
 
 
-def _convolution_share(task: Task, feeds: dict[str, Array]) -> float:
-    """Share of the original's kernel time that is spent in convolutions, from ONNX Runtime's own profile."""
+LAYER_OPERATORS = ("Conv", "FusedConv", "Gemm", "MatMul", "FusedMatMul")
+"""What edge-dac can replace: convolutions, and matrix products that mostly have constant weights."""
+
+
+def _layer_share(task: Task, feeds: dict[str, Array]) -> float:
+    """Share of the original's kernel time that is spent in layers, from ONNX Runtime's own profile."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -125,7 +129,7 @@ def _convolution_share(task: Task, feeds: dict[str, Array]) -> float:
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text())
     kernels = [event for event in events if event["name"].endswith("_kernel_time")]
-    spent = sum(event["dur"] for event in kernels if event["args"]["op_name"] in ("Conv", "FusedConv"))
+    spent = sum(event["dur"] for event in kernels if event["args"]["op_name"] in LAYER_OPERATORS)
     return float(spent / sum(event["dur"] for event in kernels))
 
 

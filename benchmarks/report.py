@@ -17,8 +17,8 @@ Written by `make bench` (`python -m benchmarks.compare`); do not edit by hand.
 Real networks and real images out of the package registries (`benchmarks/models.py`), one thread, batch 1. All forms of
 a network run in turn in one loop; *latency* is the median over the rounds of a form's time divided by the original's in
 the same round, with the quartiles of that ratio. Time is the processor time of the process: on one thread that is the
-latency of a device which does nothing else. *Convolutions* is the same without the time that the original spends
-in other operators: `1 - (1 - latency) / share of convolutions`. *MACs* counts the algebra of the layers, not what
+latency of a device which does nothing else. *Layers* is the same without the time that the original spends
+outside convolutions and matrix products: `1 - (1 - latency) / share of layers`. *MACs* counts the algebra of the layers, not what
 Winograd saves on top. Other engines were checked to give the original's outputs and are not evaluated again.
 
 **Bold**: lossy and not faster than the fastest lossless form, so not worth its loss. "no data": fitted to synthetic
@@ -39,7 +39,7 @@ class Comparison:
     rounds: int
     rows: list[dict[str, Any]]
     missing: dict[str, str]
-    convolution_share: float
+    layer_share: float
     """Of the original's time."""
     machine: str
 
@@ -66,9 +66,9 @@ def _section(comparison: Comparison) -> str:
     metric = (comparison.metric.replace("_", " ") + direction) or "-"
     lines = [f"## {comparison.task}", "", comparison.about, ""]
     lines += [f"{shapes}; {comparison.rounds} rounds; {comparison.machine}."]
-    lines += [f"Convolutions take {comparison.convolution_share:.0%} of the original's time.", ""]
+    lines += [f"Convolutions and matrix products take {comparison.layer_share:.0%} of the original's time.", ""]
     lines += [
-        f"| form | latency (quartiles) | ms | convolutions | MACs | {metric} | |",
+        f"| form | latency (quartiles) | ms | layers | MACs | {metric} | |",
         "|---|---|---|---|---|---|---|",
     ]
     bar = min(row["ratio"] for row in comparison.rows if row["lossless"])
@@ -82,9 +82,9 @@ def _line(row: dict[str, Any], comparison: Comparison, lossless_ratio: float) ->
     beaten = not row["lossless"] and row["ratio"] >= lossless_ratio
     latency = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
     macs = "-" if row["macs"] is None else f"{row['macs']:.2f}"
-    convolutions = "-" if row["macs"] is None else f"{1 - (1 - row['ratio']) / comparison.convolution_share:.2f}"
+    layers = "-" if row["macs"] is None else f"{1 - (1 - row['ratio']) / comparison.layer_share:.2f}"
     value = f"{row['measures'][metric]:.3f}" if metric else "-"
     others = [f"{name} {share:.3f}" for name, share in row["measures"].items() if name != metric and share <= 1]
     notes = "; ".join(filter(None, [row["note"], ", ".join(others)]))
     name = f"**{row['name']}**" if beaten else row["name"]
-    return f"| {name} | {latency} | {row['median_ms']:.1f} | {convolutions} | {macs} | {value} | {notes} |"
+    return f"| {name} | {latency} | {row['median_ms']:.1f} | {layers} | {macs} | {value} | {notes} |"

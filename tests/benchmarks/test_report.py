@@ -22,7 +22,7 @@ def _page(*rows: dict[str, Any]) -> str:
         rounds=9,
         rows=list(rows),
         missing={"ncnn": "no such layer"},
-        convolution_share=0.5,
+        layer_share=0.5,
         machine="a machine",
     )
     return page([comparison])
@@ -39,7 +39,7 @@ def test_lossy_form_that_is_faster_is_not_marked() -> None:
     assert "| lossy | 0.50" in text
 
 
-def test_time_in_convolutions_follows_from_their_share() -> None:
+def test_time_in_layers_follows_from_their_share() -> None:
     lossy = {**_row("lossy", 0.8), "macs": 0.4}
     assert "| lossy | 0.80 (0.79-0.81) | 8.0 | 0.60 | 0.40 | 0.900 |" in _page(
         _row("original", 1.0, lossless=True), lossy
