@@ -18,8 +18,8 @@ Real networks and real images out of the package registries (`benchmarks/models.
 a network run in turn in one loop; *latency* is the median over the rounds of a form's time divided by the original's in
 the same round, with the quartiles of that ratio. Time is the processor time of the process: on one thread that is the
 latency of a device which does nothing else. *Layers* is the same without the time that the original spends
-outside convolutions and matrix products: `1 - (1 - latency) / share of layers`. *MACs* counts the algebra of the layers, not what
-Winograd saves on top. Other engines were checked to give the original's outputs and are not evaluated again.
+outside convolutions and matrix products: `1 - (1 - latency) / share of layers`. *MACs* counts the algebra of the layers,
+not what Winograd saves on top. Other engines were checked to give the original's outputs and are not evaluated again.
 
 **Bold**: lossy and not faster than the fastest lossless form, so not worth its loss. "no data": fitted to synthetic
 images alone; "32 real inputs": fitted to inputs of the task that are not evaluated. A budget such as "2x" asks for a
