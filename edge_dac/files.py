@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_dac.errors import UsageError
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write ``content`` so that ``path`` holds either what it held before or all of it, also after a power cut.
 
     Raises:
@@ -19,7 +19,7 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
                 temporary.unlink()
         sync_folder(path.parent)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot write the file: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,10 +5,8 @@ A model file is untrusted: every way it can be wrong ends in a typed, one-line e
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -16,7 +14,8 @@ from typing import Final, TypeAlias
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from edge_dac.errors import ExternalDataError, ModelFormatError, ModelNotFoundError, ModelTooLargeError, UsageError
+from edge_dac.errors import ExternalDataError, ModelFormatError, ModelNotFoundError, ModelTooLargeError
+from edge_dac.files import write_atomically
 from edge_dac.graph.external_data import embed_external_data, external_tensors
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -72,19 +71,7 @@ def save_model(model: onnx.ModelProto, path: StrPath) -> None:
         ModelTooLargeError: over protobuf's limit of 2 GiB.
         UsageError: the folder is missing, not writable or full.
     """
-    content = serialize(model, path)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            _write_and_sync(temporary, content)
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write the model: {error.strerror}") from error
+    write_atomically(Path(path), serialize(model, path))
 
 
 def serialize(model: onnx.ModelProto, subject: StrPath = "model") -> bytes:
@@ -143,19 +130,3 @@ def _check(path: StrPath, content: bytes) -> None:
     except (onnx.checker.ValidationError, DecodeError, ValueError, UnicodeDecodeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise ModelFormatError(f"{path}: not a valid ONNX model: {reason[:300]}") from error
-
-
-def _write_and_sync(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
