@@ -101,7 +101,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     return Options(
         input_shapes=parse_shapes(arguments.shape),
         threads=arguments.threads,
-        schemes=_names(arguments.schemes),
+        schemes=_schemes(arguments.schemes),
         lowerings=_names(arguments.lowerings),
         input_range=InputRange(
             (low_high[0], low_high[1]) if low_high else None,
@@ -113,6 +113,14 @@ def _options(arguments: argparse.Namespace) -> Options:
         latency_table=arguments.latency_table,
         allow_external=arguments.allow_external,
     )
+
+
+def _schemes(text: str | None) -> tuple[str, ...] | None:
+    """Names of schemes; ``spatial`` stands for both of its orders."""
+    names = _names(text)
+    if names is None:
+        return None
+    return tuple(part for name in names for part in (("spatial_vh", "spatial_hv") if name == "spatial" else (name,)))
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ SUBCOMMANDS = (
     "bench",
     "report",
     "serve",
+    "check-config",
     "status",
     "budget",
     "ranks",
@@ -40,7 +41,7 @@ def build_parser(names: Sequence[str] = SUBCOMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edge-dac {version('edge-dac')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in names:
-        importlib.import_module(f"edge_dac.cli.{name}").add_parser(subparsers)
+        importlib.import_module(f"edge_dac.cli.{name.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

@@ -51,6 +51,22 @@ def test_rank_is_the_paper(tiny_path: Path, tmp_path: Path) -> None:
     assert ranks == {"first": ("dac", 2), "second": ("dac", 2), "third": ("dense", None)}
 
 
+def test_spatial_stands_for_both_orders(tiny_path: Path) -> None:
+    answer = run("compress", str(tiny_path), "--dry-run", "--mac-fraction", "0.7", "--schemes", "spatial", "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert {c["scheme"] for c in json.loads(answer.stdout)["choices"]} <= {"dense", "spatial_vh", "spatial_hv"}
+
+
+def test_check_config_names_the_unknown_key(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text("")
+    bad.write_text("[server]\nlissten = 3\n")
+    assert run("check-config", str(good)).returncode == 0
+    answer = run("check-config", str(bad))
+    assert answer.returncode != 0
+    assert "lissten" in answer.stderr
+
+
 def test_dry_run_writes_nothing(tiny_path: Path, tmp_path: Path) -> None:
     answer = run("compress", str(tiny_path), "--dry-run", "--rank", "3", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
