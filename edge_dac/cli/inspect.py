@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     title = f"{arguments.model.name}: {len(layers)} layers, {len(refusals)} refused"
     if original:
         title += f", {original.model_ms:.2f} ms"
-    columns = ("layer", "operator", "weight", "stride", "groups", "input", "MMACs", "ms", "schemes")
+    columns = ("layer", "operator", "weight", "stride", "groups", "input", "MMACs", "ms", "schemes", "refused")
     print_table(title, columns, [_row(entry) for entry in layers])
     if refusals:
         print_table("Left as they are", ("layer", "reason", "message"), [tuple(r.values()) for r in refusals])
@@ -88,8 +88,11 @@ def _describe(layer: ConvLayer, latency_ms: float | None) -> dict[str, Any]:
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     latency_ms = entry["latency_ms"]
-    useful = [name for name in entry["schemes"] if name != "dense"]
-    reason = next((f"none: {r['message']}" for name, r in entry["refused"].items() if name != "dense"), "none")
+    useful = " ".join(name for name in entry["schemes"] if name != "dense") or "none"
+    reasons: dict[str, list[str]] = {}
+    for name, refusal in entry["refused"].items():
+        reasons.setdefault(refusal["reason"], []).append(name)
+    refused = "; ".join(f"not {' '.join(names)}: {reason}" for reason, names in reasons.items())
     return (
         entry["layer"],
         entry["operator"],
@@ -99,5 +102,6 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         "x".join("?" if extent is None else str(extent) for extent in entry["input_size"]) or "-",
         f"{entry['macs'] / 1e6:.2f}",
         "-" if latency_ms is None else f"{latency_ms:.3f}",
-        " ".join(useful) or reason,
+        useful,
+        refused or "-",
     )
