@@ -79,12 +79,6 @@ def fastest_within(options: Sequence[Sequence[Option]], max_damage: float) -> li
     return list(_solve_or_fail(weights, costs, max_damage).items)
 
 
-def totals(options: Sequence[Sequence[Option]], chosen: Sequence[int]) -> tuple[float, float]:
-    """Latency in ms and damage of a selection."""
-    picked = [entry[index] for entry, index in zip(options, chosen, strict=True)]
-    return sum(option.latency_ms for option in picked), sum(option.damage for option in picked)
-
-
 def _values(entry: Sequence[Option], name: str) -> Array:
     return np.array([float(getattr(option, name)) for option in entry])
 
@@ -96,11 +90,9 @@ def _solve_or_fail(weights: list[Array], costs: list[Array], limit: float) -> Se
     return selection
 
 
-def _surrogate(
-    totals_by_name: Mapping[str, list[Array]], limits: Mapping[str, float], costs: list[Array]
-) -> list[int] | None:
+def _surrogate(totals: Mapping[str, list[Array]], limits: Mapping[str, float], costs: list[Array]) -> list[int] | None:
     names = list(limits)
-    scaled = {name: [values / max(limits[name], 1e-12) for values in totals_by_name[name]] for name in names}
+    scaled = {name: [values / max(limits[name], 1e-12) for values in totals[name]] for name in names}
     multipliers = np.full(len(names), 1.0 / len(names))
     best: tuple[float, list[int]] | None = None
     for step in range(SURROGATE_STEPS):

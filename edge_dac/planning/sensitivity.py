@@ -2,7 +2,7 @@
 
 Measured end to end, one layer at a time, for as many candidates of every layer as the time allows; the damage of the
 others follows from the error of their layer's output, by interpolation between measured ones on logarithmic axes. (One
-slope per layer, measured at one error, was off by up to a factor of three at errors far from that one.)
+slope per layer, taken at one error, gave a worse plan; figures in docs/fidelity.md.)
 """
 
 from __future__ import annotations

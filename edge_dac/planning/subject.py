@@ -99,11 +99,6 @@ class Subject:
     def assumptions(self) -> tuple[str, ...]:
         return tuple(line for spec in self.specs for line in spec.assumptions)
 
-    @property
-    def parameters(self) -> int:
-        """Number of weights in all layers."""
-        return int(sum(np.size(layer.weight) for layer in self.inventory.layers))
-
 
 def load_subject(
     path: Path,
