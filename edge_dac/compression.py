@@ -8,6 +8,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from edge_dac.device.profile import profile_device
 from edge_dac.errors import BudgetUnreachableError, UsageError
 from edge_dac.planning.budget import Budget
 from edge_dac.planning.building import with_plan
@@ -39,6 +40,7 @@ class Options:
     Attributes:
         input_shapes: shapes of inputs whose dimensions the model leaves open.
         threads: intra-op threads the model will run with.
+        work_threads: threads that planning may use where nothing is timed; None for all cores of this process.
         schemes, lowerings: names to consider; None for the default, all lowerings.
         input_range: what the inputs' values are; read off the model where it is not given.
         seed: of everything random.
@@ -49,6 +51,7 @@ class Options:
 
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     threads: int = 1
+    work_threads: int | None = None
     schemes: Sequence[str] | None = None
     lowerings: Sequence[str] | None = None
     input_range: InputRange | None = None
@@ -56,6 +59,10 @@ class Options:
     calibration: Path | None = None
     latency_table: Path | None = None
     allow_external: bool = False
+
+
+def _work_threads(options: Options) -> int:
+    return profile_device().usable_cores if options.work_threads is None else options.work_threads
 
 
 def open_planner(
@@ -78,6 +85,7 @@ def open_planner(
     )
     settings = PlannerSettings(
         threads=chosen.threads,
+        work_threads=_work_threads(chosen),
         schemes=tuple(chosen.schemes or DEFAULT_SCHEMES),
         lowerings=chosen.lowerings,
         latency_table=chosen.latency_table,
@@ -105,7 +113,7 @@ def compress(
         UsageError: an option makes no sense.
     """
     chosen = options or Options()
-    with threadpool_limits(chosen.threads):
+    with threadpool_limits(_work_threads(chosen)):
         return plan_for(open_planner(model, chosen, progress), budget)
 
 
@@ -137,7 +145,7 @@ def compress_ladder(
     if points < 2:
         raise UsageError(f"points: expected at least 2, got {points}")
     chosen = options or Options()
-    with threadpool_limits(chosen.threads):
+    with threadpool_limits(_work_threads(chosen)):
         yield from ladder_for(open_planner(model, chosen, progress), points)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ def open_session(model: bytes | Path, options: onnxruntime.SessionOptions) -> on
         reason = " ".join(str(error).split())[:300]
         raise ModelFormatError(f"ONNX Runtime does not accept the model: {reason}") from error
 
+
+PROBE_PRECISION = 0.03
+"""Standard error, relative, to which a probe wants to know the ratio of two models' times."""
 
 UNDISTURBED_PERCENTILE = 30
 """Kernel times are read at this percentile of the runs: other work on the device can only add to them."""
@@ -194,20 +197,27 @@ class ProfiledModel:
 
 
 @contextlib.contextmanager
-def profiled(models: Sequence[bytes | Path], threads: int) -> Iterator[list[ProfiledModel]]:
+def profiled(models: Iterable[bytes | Path], threads: int) -> Iterator[list[ProfiledModel]]:
     """Open several models for profiling; all temporary files are removed at the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(ProfiledModel(model, threads)) for model in models]
 
 
 def profile_models(
-    models: Sequence[bytes | Path], feeds: Feeds, threads: int, *, rounds: int, warm_up: int = 1
+    models: Iterable[bytes | Path], feeds: Feeds, threads: int, *, rounds: int, warm_up: int = 1
 ) -> list[Timing]:
-    """Kernel times of ``models``, one after another in every round, so that a drift of the device meets all of them."""
+    """Kernel times of ``models``, one after another in every round, so that a drift of the device meets all of them.
+
+    Rounds go on, up to four times as many as asked for, until the ratio of every model's time to the first one's is
+    known to :data:`PROBE_PRECISION`.
+    """
     with profiled(models, threads) as opened:
-        for _ in range(warm_up + rounds):
+        for _ in range(warm_up):
             for model in opened:
                 model.run(feeds)
+        times: list[list[float]] = []
+        while len(times) < rounds or (len(times) < 4 * rounds and _uncertainty(times) > PROBE_PRECISION):
+            times.append([_run_s(model, feeds) for model in opened])
         return [
             Timing(
                 {
@@ -217,3 +227,16 @@ def profile_models(
             )
             for model in opened
         ]
+
+
+def _run_s(model: ProfiledModel, feeds: Feeds) -> float:
+    begin = time.perf_counter()
+    model.run(feeds)
+    return time.perf_counter() - begin
+
+
+def _uncertainty(times: Sequence[Sequence[float]]) -> float:
+    """Largest relative standard error of the median ratio to the first model, from ``[rounds][models]`` seconds."""
+    rounds = np.array(times).T
+    comparison = Comparison(rounds, rounds)
+    return max((comparison.standard_error(index) for index in range(1, len(rounds))), default=0.0)

@@ -75,11 +75,13 @@ class Verifier:
         subject: the model.
         threads: intra-op threads of the latency runs.
         time_budget_s: for one latency comparison.
+        work_threads: intra-op threads of the runs that are not timed.
     """
 
-    def __init__(self, subject: Subject, threads: int, time_budget_s: float) -> None:
+    def __init__(self, subject: Subject, threads: int, time_budget_s: float, *, work_threads: int) -> None:
         self._subject = subject
         self._threads = threads
+        self._work_threads = work_threads
         self._time_budget_s = time_budget_s
         self.original = open_session(subject.serialized, session_options(threads))
         self._tensors = comparable_tensors(subject.proto)
@@ -103,7 +105,7 @@ class Verifier:
         return error
 
     def _answers(self, model: onnx.ModelProto) -> list[list[npt.NDArray[Any]]]:
-        session = open_session(serialize(extract(model, self._tensors)), session_options(self._threads))
+        session = open_session(serialize(extract(model, self._tensors)), session_options(self._work_threads))
         names = [value.name for value in session.get_inputs()]
         return [session.run(None, {name: feed[name] for name in names}) for feed in self._subject.held_out_feeds]
 

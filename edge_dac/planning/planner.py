@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,8 @@ DEFAULT_SCHEMES = ("dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
 """Layers below this share of the model's time are not approximated: nothing could be gained."""
 TOLERANCE = 0.02
+ORIGINAL_TIME_S = 2.0
+"""Spent on the untouched model alone; every comparison adds rounds to it."""
 MAX_CORRECTIONS = 5
 
 
@@ -35,7 +37,8 @@ class PlannerSettings:
     """What does not depend on the budget.
 
     Attributes:
-        threads: intra-op threads the model will run with.
+        threads: intra-op threads the model will run with; what is timed runs with them.
+        work_threads: threads of everything that is not timed.
         schemes: names of the schemes to consider.
         lowerings: names of the lowerings to consider, None for all.
         latency_table: file of the latency table, None to keep it in memory.
@@ -43,11 +46,12 @@ class PlannerSettings:
     """
 
     threads: int = 1
+    work_threads: int = 1
     schemes: Sequence[str] = DEFAULT_SCHEMES
     lowerings: Sequence[str] | None = None
     latency_table: Path | None = None
-    probe_time_s: float = 60.0
-    sensitivity_time_s: float = 30.0
+    probe_time_s: float = 45.0
+    sensitivity_time_s: float = 20.0
     verify_time_s: float = 6.0
 
 
@@ -104,7 +108,9 @@ class Planner:
 
     @cached_property
     def verifier(self) -> Verifier:
-        return Verifier(self.subject, self.settings.threads, self.settings.verify_time_s)
+        return Verifier(
+            self.subject, self.settings.threads, self.settings.verify_time_s, work_threads=self.settings.work_threads
+        )
 
     @cached_property
     def layers(self) -> dict[str, ConvLayer]:
@@ -136,8 +142,7 @@ class Planner:
             [session],
             self.subject.timing_feed,
             threads=self.settings.threads,
-            min_rounds=20,
-            time_budget_s=self.settings.verify_time_s,
+            time_budget_s=ORIGINAL_TIME_S,
         )
         return list(alone.round_ms[0])
 
@@ -190,13 +195,15 @@ class Planner:
         self.probe(candidates)
         wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
         fits: dict[str, dict[Candidate, Fit]] = {}
-        for name, fitted in fit_layers(self.subject, wanted, threads=self.settings.threads, progress=self.progress):
+        for name, fitted in fit_layers(
+            self.subject, wanted, threads=self.settings.work_threads, progress=self.progress
+        ):
             fits[name] = fitted
             self.remember(name, fitted)
         damage = measure_damage(
             self.subject,
             fits,
-            threads=self.settings.threads,
+            threads=self.settings.work_threads,
             time_budget_s=self.settings.sensitivity_time_s,
             progress=self.progress,
         )
@@ -307,7 +314,10 @@ class Planner:
                 continue
             seen.append(selection)
             self.progress(Progress("plan", len(seen) / len(OBJECTIVES), objective))
-            score = plan_score(self.verifier.error(build_model(self.subject, self._factored(selection))), selection)
+            # Lowerings compute one function; the plainest takes the least time and memory to build.
+            lossy = {n: o for n, o in selection.items() if not o.candidate.is_exact}
+            plain = {n: (replace(c, lowering="direct"), f) for n, (c, f) in self._factored(lossy).items()}
+            score = plan_score(self.verifier.error(build_model(self.subject, plain)), selection)
             if best is None or score < best[0]:
                 best = (score, selection)
         return None if best is None else best[1]

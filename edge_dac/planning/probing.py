@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ import onnx
 
 from edge_dac.convolution import ConvLayer
 from edge_dac.device.latency_table import LatencyTable, candidate_key, layer_signature
-from edge_dac.device.probes import Feeds, Timing, profile_models
+from edge_dac.device.probes import Feeds, profile_models
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LOWERINGS, LoweredLayer
@@ -107,7 +107,7 @@ def measure_original(
 
 
 def _rounds(model_ms: float, target_ms: float) -> int:
-    return int(np.clip(target_ms / max(model_ms, 1e-3), 5, 25))
+    return int(np.clip(target_ms / max(model_ms, 1e-3), 3, 25))
 
 
 class Prober:
@@ -201,22 +201,30 @@ class Prober:
         return assignment
 
     def _run(self, assignments: Sequence[Mapping[str, Candidate]]) -> None:
-        protos = [self._probe_model(assignment) for assignment in assignments]
+        owners: list[Attribution] = []
+
+        def models() -> Iterator[bytes]:
+            # One at a time: with Winograd's kernels a probe can be several times the size of the model.
+            yield self._model
+            for assignment in assignments:
+                proto = self._probe_model(assignment)
+                owners.append(Attribution(proto, self._layers))
+                content = proto.SerializeToString()
+                del proto
+                yield content
+
         rounds = _rounds(self._original.model_ms, target_ms=250)
-        models = [self._model, *(proto.SerializeToString() for proto in protos)]
-        timings = profile_models(models, self._feeds, self._threads, rounds=rounds)
+        timings = profile_models(models(), self._feeds, self._threads, rounds=rounds)
         reference = self._reference_owner.layer_ms(timings[0].node_ms)
-        for assignment, proto, timing in zip(assignments, protos, timings[1:], strict=True):
-            self._record(assignment, proto, timing, reference)
+        for assignment, owner, timing in zip(assignments, owners, timings[1:], strict=True):
+            self._record(assignment, owner.layer_ms(timing.node_ms), reference)
 
     def _record(
         self,
         assignment: Mapping[str, Candidate],
-        proto: onnx.ModelProto,
-        timing: Timing,
+        measured: Mapping[str, float],
         reference: Mapping[str, float],
     ) -> None:
-        measured = Attribution(proto, self._layers).layer_ms(timing.node_ms)
         for name, candidate in assignment.items():
             if name in measured and reference.get(name, 0.0) > 0.0:
                 key = self._key(layer_signature(self._layers[name]), candidate)

@@ -246,7 +246,7 @@ def _fixed_options(planner: Planner, chosen: Mapping[str, Candidate], *, weighte
     if weighted and factored:
         wanted = {name: {candidate: 0.0} for name, candidate in factored.items()}
         for name, fits in fit_layers(
-            planner.subject, wanted, threads=planner.settings.threads, progress=planner.progress
+            planner.subject, wanted, threads=planner.settings.work_threads, progress=planner.progress
         ):
             planner.remember(name, fits)
             errors[name] = next(iter(fits.values())).error

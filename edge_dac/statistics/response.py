@@ -7,6 +7,7 @@ off zero, since that is what the normalisation had produced.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -50,7 +51,7 @@ def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index:
     layers = _first_layers(model, spec.name)
     if not layers:
         return Normalization(0.0, 1.0, source="assumed: no layer with constant weights responds to it").applied_to(spec)
-    session = open_session(extract(model, [layer.output[0] for layer in layers]), threads=1)
+    session = open_session(extract(model, [layer.output[0] for layer in layers]), threads=len(os.sched_getaffinity(0)))
     remembered = [_remembered(model, layer) for layer in layers]
     scores = []
     for candidate in CANDIDATES:
