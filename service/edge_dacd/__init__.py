@@ -13,7 +13,8 @@ Where the parts meet
     ``active`` is the :class:`runtime.Runtime` that computes now; ``swap(runtime)`` replaces it atomically and returns
     the one before. Requests in flight end on the runtime they started on; the old one goes with the last of them.
     ``register(runtime)`` / ``unregister(point_id)`` / ``registered``: further loaded points that a single request may
-    wish for (request parameters ``max_latency_ms`` and ``max_error``; ``runtime_for`` is the rule).
+    wish for (request parameters ``max_latency_ms`` and ``max_error``; ``runtime_for`` is the rule) or need because of its
+    deadline (``in_time``).
     ``statistics.subscribe(observer)``: ``observer(Observation)`` after every answered request, on its thread, with
     ``point_id``, ``queue_ms``, ``compute_ms``; ``statistics.read(reader)`` for the totals.
 

@@ -151,11 +151,12 @@ class InferenceServicer:
         serialize: Callable[[InferAnswer], bytes],
         started: int,
     ) -> bytes:
+        client_deadline = None if remaining_s is None else time.monotonic() + remaining_s
         wishes = read_wishes(request)
         feeds = decode_inputs(model, request, self._memory)
         targets = choose_outputs(model, request, self._memory)
         names = [target.spec.name for target in targets]
-        work = Work(model, wishes, feeds, names, ort.RunOptions())
+        work = Work(model, wishes, feeds, names, ort.RunOptions(), client_deadline)
         ticket: Ticket[Work, Run] = Ticket(
             work,
             model.name,

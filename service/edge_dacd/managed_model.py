@@ -87,6 +87,7 @@ class ManagedModel:
             self.points.activate(wanted, f"the last good operating point, of generation {applied.number}")
         except EdgeDacError as error:
             problems.append(str(error))
+        self._note_fixed()
         if problems:
             self.last_failure = "; ".join(dict.fromkeys([*self.journal.damage, *problems]))
             _log.error("stored points", extra={"model": self.name, "reason": self.last_failure})
@@ -185,6 +186,7 @@ class ManagedModel:
             except EdgeDacError as error:
                 self.fail(generation, from_library(error))
                 return
+            self._note_fixed()
             self.last_failure = ""
             self.announce_swap(generation.number, before, reason)
             self._events.publish(self.name, applied={"generation": generation.number, "active_point": point_id})
@@ -237,6 +239,10 @@ class ManagedModel:
         with self.lock:
             if self.pending is not None:
                 self._settle().reject(RequestError(grpc.StatusCode.UNAVAILABLE, "the daemon is stopping"))
+
+    def _note_fixed(self) -> None:
+        budget = self.budget
+        self.model.is_fixed = bool(self.pinned_point) or (budget is not None and budget.fixes_ranks)
 
     # The ladder.
 

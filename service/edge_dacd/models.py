@@ -54,6 +54,8 @@ class ServedModel:
         self.inputs: tuple[TensorSpec, ...] = original.inputs
         self.outputs: tuple[TensorSpec, ...] = original.outputs
         self.statistics = ModelStatistics()
+        self.is_fixed = False
+        """Whether an operator has fixed the operating point or the ranks: a deadline alone then chooses no other."""
         self._lock = threading.Lock()
         self._active = original
         self._registered: dict[str, Runtime] = {}
@@ -113,8 +115,7 @@ class ServedModel:
         """
         if max_latency_ms is None and max_error is None:
             return self._active
-        with self._lock:
-            loaded = [self._active, *self._registered.values()]
+        loaded = self._loaded()
         fitting = [
             (figures.predicted_error, figures.latency_ms, index)
             for index, figures in enumerate(runtime.figures for runtime in loaded)
@@ -128,6 +129,34 @@ class ServedModel:
         if max_latency_ms is not None:
             return loaded[min(fitting)[2]]
         return loaded[min(fitting, key=lambda point: (point[1], point[0]))[2]]
+
+    def in_time(self, chosen: Runtime, remaining_ms: float, max_error: float | None = None) -> Runtime:
+        """``chosen``, unless a request with so much time left would miss its deadline on it, by measured latency.
+
+        Then the most faithful loaded runtime that would not; where all would, the fastest. Never another where the
+        operator has fixed the operating point.
+
+        Args:
+            max_error: what the request has wished for.
+        """
+        longest_ms = chosen.figures.longest_ms
+        if self.is_fixed or longest_ms is None or longest_ms <= remaining_ms:
+            return chosen
+        known = [
+            (figures.longest_ms, figures.predicted_error, runtime)
+            for runtime in self._loaded()
+            if (figures := runtime.figures).longest_ms is not None
+            and figures.predicted_error is not None
+            and (max_error is None or figures.predicted_error <= max_error)
+        ]
+        fast_enough = [one for one in known if one[0] <= remaining_ms]
+        if fast_enough:
+            return min(fast_enough, key=lambda one: one[1])[2]
+        return min(known, key=lambda one: one[0], default=(longest_ms, 0.0, chosen))[2]
+
+    def _loaded(self) -> list[Runtime]:
+        with self._lock:
+            return [self._active, *self._registered.values()]
 
     def _check_interface(self, runtime: Runtime) -> None:
         for kind, ours, theirs in (

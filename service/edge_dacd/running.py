@@ -22,13 +22,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """One request's part of a run. ``options`` let the end of its call terminate a run that is its alone."""
+    """One request's part of a run.
+
+    Attributes:
+        options: let the end of its call terminate a run that is its alone.
+        deadline: when its client gives up, on the clock of ``time.monotonic``; None for never.
+    """
 
     model: ServedModel
     wishes: Wishes
     feeds: dict[str, Array]
     names: list[str]
     options: ort.RunOptions
+    deadline: float | None = None
 
     @property
     def rows(self) -> int:
@@ -44,6 +50,17 @@ class Work:
         wish = (self.wishes.max_latency_ms, self.wishes.max_error)
         return (id(self.model), wish, tuple(self.names), shapes)
 
+    def choose(self) -> Runtime:
+        """The runtime for this request: by its wishes, or a faster one if it would miss its client's deadline.
+
+        Chosen when the run starts, so that what waited in the line gets the newest, and what waited long a fast one.
+        """
+        wishes = self.wishes
+        runtime = self.model.runtime_for(wishes.max_latency_ms, wishes.max_error)
+        if self.deadline is None:
+            return runtime
+        return self.model.in_time(runtime, 1e3 * (self.deadline - time.monotonic()), wishes.max_error)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -58,10 +75,13 @@ class Run:
 
 
 def compute(group: Sequence[Work]) -> Sequence[Run | Exception]:
-    """Run ``group`` at once; if that fails, each by itself, so that nobody fails for the input of another."""
-    if len(group) > 1:
+    """Run ``group`` at once, each by itself where their deadlines need different points.
+
+    If a run for several fails, each runs by itself too, so that nobody fails for the input of another.
+    """
+    if len(group) > 1 and len(runtimes := {work.choose() for work in group}) == 1:
         try:
-            return _together(group)
+            return _together(group, runtimes.pop())
         except ORT_ERRORS as error:
             _log.warning("shared run failed", extra={"model": group[0].model.name}, exc_info=error)
     return [_alone(work) for work in group]
@@ -69,7 +89,7 @@ def compute(group: Sequence[Work]) -> Sequence[Run | Exception]:
 
 def _alone(work: Work) -> Run | Exception:
     started = time.perf_counter_ns()
-    runtime = _runtime(work)
+    runtime = work.choose()
     try:
         arrays = runtime.run(work.feeds, work.names, work.options)
     except ORT_ERRORS as error:
@@ -82,11 +102,10 @@ def _alone(work: Work) -> Run | Exception:
     return Run(arrays, runtime.point_id, started, time.perf_counter_ns(), 1, 1)
 
 
-def _together(group: Sequence[Work]) -> list[Run]:
+def _together(group: Sequence[Work], runtime: Runtime) -> list[Run]:
     started = time.perf_counter_ns()
     first, rows = group[0], [work.rows for work in group]
     feeds = {name: np.concatenate([work.feeds[name] for work in group]) for name in first.feeds}
-    runtime = _runtime(first)
     # Options of its own: the end of one call must not terminate the run of the others.
     arrays = runtime.run(feeds, first.names, ort.RunOptions())
     for array in arrays:
@@ -98,8 +117,3 @@ def _together(group: Sequence[Work]) -> list[Run]:
         Run([part[index] for part in parts], runtime.point_id, started, finished, len(group), int(index == 0))
         for index in range(len(group))
     ]
-
-
-def _runtime(work: Work) -> Runtime:
-    """Chosen when the run starts, so that what waited in the line gets the newest."""
-    return work.model.runtime_for(work.wishes.max_latency_ms, work.wishes.max_error)

@@ -10,6 +10,8 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton
+from control.prepared import Prepared
+from control.serving import poll
 
 from edge_dac.client import AsyncControlClient, BudgetRefusedError, ChangeOptions, ControlClient, ControlError
 from edge_dac.planning.budget import Budget, LayerRank
@@ -125,6 +127,25 @@ def test_storm_of_budgets_under_load(serve, prepared):
         assert client.pin("scale", "original").generation == numbers[-1] + 1
     assert load.failures == []
     assert load.answers > 0
+
+
+def test_deadline_chooses_a_point_for_one_request(serve, tmp_path):
+    """The original is said to take a minute, the point that doubles 6 ms: time enough on any machine."""
+    prepared = Prepared(tmp_path, original_latency_ms=60_000.0)
+    daemon = serve(prepared.model, prepared.state)
+    x = np.ones((1, 8), np.float32)
+    tensor = triton.InferInput("x", [1, 8], "FP32")
+    tensor.set_data_from_numpy(x)
+    with ControlClient(daemon.address) as control, triton.InferenceServerClient(daemon.address) as client:
+
+        def factor(deadline_s):
+            return client.infer("scale", [tensor], client_timeout=deadline_s).as_numpy("y")[0, 0]
+
+        control.pin("scale", "original")
+        poll(lambda: all(point.loaded for point in control.model("scale").points), "the ladder is loaded")
+        assert factor(30) == 1.0  # an operator's pin comes first
+        control.unpin("scale")
+        assert [factor(deadline_s) for deadline_s in (None, 3600, 30, 120)] == [1.0, 1.0, 2.0, 1.0]
 
 
 def test_compiler_killed(serve, small_network):

@@ -113,6 +113,30 @@ def test_wishes(model: ServedModel, tmp_path: Path) -> None:
     assert set(model.registered) == {"fast", "unknown"}
 
 
+def test_deadlines(model: ServedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "n.onnx")
+    model.active.figures = PointFigures(9.0, 10.0, 0.0)
+    model.register(load(path, "middle", PointFigures(5.0, 6.0, 0.02)))
+    model.register(load(path, "fast", PointFigures(3.0, None, 0.2)))
+    model.register(load(path, "unknown"))
+
+    def chosen(remaining_ms: float, max_error: float | None = None) -> str:
+        return model.in_time(model.active, remaining_ms, max_error).point_id
+
+    assert chosen(1e9) == "original"
+    assert chosen(10) == "original"
+    assert chosen(9.5) == "middle"  # the original would be in time more often than not, but not nearly always
+    assert chosen(4) == "fast"
+    assert chosen(1) == "fast"
+    assert chosen(4, max_error=0.1) == "middle"
+    assert chosen(4, max_error=0) == "original"
+    model.is_fixed = True
+    assert chosen(4) == "original"
+    model.is_fixed = False
+    model.active.figures = PointFigures()
+    assert chosen(4) == "original"
+
+
 class TestRepository:
     @pytest.fixture
     def repository(self, tmp_path: Path) -> ModelRepository:
