@@ -67,6 +67,7 @@ class ChangeOptions:
         expected_generation: make it only if this is the newest generation, pending or applied; else ``ABORTED``.
         dry_run: find the plan and tell; change nothing.
         best_effort: apply the best that can be reached if the budget cannot be met.
+        allow_gap: where memory for two points is short, unload first: requests wait until the new one is loaded.
         no_wait: come back as soon as the change is durable, not when it is applied.
         idempotency_key: two changes with one key are one; a fresh key if empty.
     """
@@ -74,6 +75,7 @@ class ChangeOptions:
     expected_generation: int | None = None
     dry_run: bool = False
     best_effort: bool = False
+    allow_gap: bool = False
     no_wait: bool = False
     idempotency_key: str = ""
 
@@ -102,6 +104,7 @@ def _change(model: str, options: ChangeOptions) -> Any:
         idempotency_key=options.idempotency_key or uuid.uuid4().hex,
         dry_run=options.dry_run,
         best_effort=options.best_effort,
+        allow_gap=options.allow_gap,
         no_wait=options.no_wait,
     )
     if options.expected_generation is not None:

@@ -42,6 +42,7 @@ class Generation:
         cause: the request it came from, for example ``set_budget``.
         budget: as ``Budget.to_json()``; None serves the original alone.
         best_effort: whether the best found is applied when the budget cannot be met.
+        allow_gap: whether the model may be unloaded before the new point is loaded, where memory is short.
         pinned_point: id of the point to stay at whatever happens; None leaves it to the governor.
         points: digests of its operating points, most exact first, without the original.
         active_point: id of the point that was active when it was applied.
@@ -61,6 +62,7 @@ class Generation:
     idempotency_key: str = ""
     created_unix_s: float = 0.0
     message: str = ""
+    allow_gap: bool = False
 
 
 @dataclass(slots=True)

@@ -50,6 +50,9 @@ def add_change(parser: argparse.ArgumentParser, *, plans: bool) -> None:
         "--expected-generation", type=int, metavar="N", help="do it only if this is the newest generation"
     )
     parser.add_argument("--no-wait", action="store_true", help="come back when it is accepted, not when it is applied")
+    parser.add_argument(
+        "--allow-gap", action="store_true", help="where memory is short, unload first and let requests wait"
+    )
     if plans:
         parser.add_argument("--best-effort", action="store_true", help="take the best there is if it cannot be met")
 
@@ -60,6 +63,7 @@ def options_of(arguments: argparse.Namespace) -> ChangeOptions:
         expected_generation=arguments.expected_generation,
         dry_run=arguments.dry_run,
         best_effort=getattr(arguments, "best_effort", False),
+        allow_gap=arguments.allow_gap,
         no_wait=arguments.no_wait,
     )
 

@@ -22,7 +22,7 @@ class ChangeRequest:
         budget: the new budget, for ``set_budget`` and ``set_ranks``.
         point: for ``set_active_point``: id or unique prefix; empty returns the choice to the governor.
         generation: for ``rollback``: which; 0 for the one before.
-        expected_generation, idempotency_key, dry_run, best_effort: as in ``control.proto``.
+        expected_generation, idempotency_key, dry_run, best_effort, allow_gap: as in ``control.proto``.
     """
 
     model: str
@@ -34,6 +34,7 @@ class ChangeRequest:
     idempotency_key: str = ""
     dry_run: bool = False
     best_effort: bool = False
+    allow_gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)

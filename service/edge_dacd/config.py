@@ -97,11 +97,13 @@ class ControlConfig:
     Attributes:
         token_file: file with the token that operators outside the Unix socket need; empty lets only this device in.
         governor: whether it moves along the ladder to hold a latency budget.
+        allow_gap: whether every change may unload the active point first where memory for two is short.
         announce: whether to announce itself on the local network by mDNS; needs the package zeroconf.
     """
 
     token_file: str = ""
     governor: bool = True
+    allow_gap: bool = False
     announce: bool = False
 
 

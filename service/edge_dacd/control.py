@@ -112,6 +112,7 @@ class ControlServicer:
             idempotency_key=change.idempotency_key,
             dry_run=change.dry_run,
             best_effort=change.best_effort,
+            allow_gap=change.allow_gap,
             **wish,
         )
         if change.HasField("expected_generation"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import grpc
@@ -29,12 +30,19 @@ class ControlPlane:
 
     Args:
         state: folder for operating points and history.
+        hold: keeps the model of this name from running inside the block; its requests wait.
 
     Raises:
         UsageError: the state folder is in use or cannot be written, or the token cannot be read.
     """
 
-    def __init__(self, repository: ModelRepository, config: Config, state: Path) -> None:
+    def __init__(
+        self,
+        repository: ModelRepository,
+        config: Config,
+        state: Path,
+        hold: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         token = read_token(Path(config.control.token_file)) if config.control.token_file else None
         sensors = Sensors()
         self._events = EventHub()
@@ -44,6 +52,8 @@ class ControlPlane:
             repository.threads,
             self._events,
             lambda: sensors.read().available_memory_bytes,
+            hold,
+            allow_gap=config.control.allow_gap,
         )
         self._governing = Governing(self._reconfigurator, self._events, sensors)
         self.authorizer = Authorizer(token)

@@ -66,7 +66,7 @@ class Daemon:
             signal.signal(number, lambda received, _: self._signals.put(received))
         for address in self._config.server.listen:
             check_free(address)
-        control = ControlPlane(self._repository, self._config, self._state)
+        control = ControlPlane(self._repository, self._config, self._state, self._executor.hold)
         metrics = self._start_metrics(control)
         self._load_models()
         server = self._build_server(control)

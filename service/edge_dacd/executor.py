@@ -14,7 +14,8 @@ import threading
 import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
@@ -77,6 +78,9 @@ class Executor(Generic[Work, Result]):
         # All lines in one, in the order of service. It is short: a few models with a bounded line each.
         self._line: list[tuple[int, int, Ticket[Work, Result]]] = []
         self._waiting: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._left = threading.Condition(self._lock)
         self._sequence = count()
 
     def perform(self, ticket: Ticket[Work, Result]) -> Result:
@@ -103,6 +107,24 @@ class Executor(Generic[Work, Result]):
                 ticket._wake.release()
             ticket._cancelled = True
 
+    @contextmanager
+    def hold(self, line: str) -> Iterator[None]:
+        """No run of ``line`` goes on inside the block: those in flight end before it, the others wait in their line.
+
+        The line stays bounded and deadlines pass meanwhile, as they do behind a long run. Other lines go on.
+        """
+        with self._left:
+            self._held[line] += 1
+            self._left.wait_for(lambda: not self._running[line])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[line] -= 1
+                while self._free and (ticket := self._next()) is not None:
+                    self._free -= 1
+                    self._start(ticket)
+
     def waiting(self, line: str) -> int:
         """How many wait in ``line`` now."""
         with self._lock:
@@ -123,7 +145,7 @@ class Executor(Generic[Work, Result]):
         except BaseException as error:  # noqa: BLE001 - handed to everyone who waits for it, and raised by `perform`
             outcomes = [error] * len(group)
         finally:
-            self._leave()
+            self._leave(ticket.line)
         for member, outcome in zip(group, outcomes, strict=True):
             member._outcome = outcome
             if member is not ticket:
@@ -132,8 +154,9 @@ class Executor(Generic[Work, Result]):
     def _enter(self, ticket: Ticket[Work, Result]) -> None:
         with self._lock:
             _check(ticket)
-            if self._free:
+            if self._free and not self._held[ticket.line]:
                 self._free -= 1
+                self._running[ticket.line] += 1
                 ticket._granted = True
                 return
             if self._waiting[ticket.line] >= ticket.line_capacity:
@@ -186,15 +209,26 @@ class Executor(Generic[Work, Result]):
                 ticket._taken_along = True
         return group
 
-    def _leave(self) -> None:
+    def _leave(self, line: str) -> None:
         with self._lock:
-            for _, _, ticket in self._line:
-                # One that was cancelled is awake already and takes itself out.
-                if not ticket._cancelled:
-                    self._grant(ticket)
-                    ticket._wake.release()
-                    return
-            self._free += 1
+            self._running[line] -= 1
+            self._left.notify_all()
+            ticket = self._next()
+            if ticket is None:
+                self._free += 1
+            else:
+                self._start(ticket)
+
+    def _next(self) -> Ticket[Work, Result] | None:
+        """The first that may have a slot. One that was cancelled is awake already and takes itself out."""
+        waiting = (ticket for _, _, ticket in self._line)
+        return next((one for one in waiting if not (one._cancelled or self._held[one.line])), None)
+
+    def _start(self, ticket: Ticket[Work, Result]) -> None:
+        """Give ``ticket`` a slot. The caller holds the lock."""
+        self._running[ticket.line] += 1
+        self._grant(ticket)
+        ticket._wake.release()
 
 
 def _check(ticket: Ticket[Work, Result]) -> None:

@@ -131,6 +131,7 @@ class Governing:
         if available is not None and available < MEMORY_RESERVE_BYTES and len(managed.points.loaded_ids()) > 1:
             _log.warning("memory is short: idle points released", extra={"model": managed.name})
             managed.points.shed()
+        managed.points.revive()
         if governor is not None and managed.pending is None:
             decision = governor.decide(now_s, reading)
             if decision is not None:
@@ -141,7 +142,7 @@ class Governing:
 
     def _measure_again(self, managed: ManagedModel, reason: str) -> None:
         _log.warning("the device has changed: measuring again", extra={"model": managed.name, "reason": reason})
-        request = ChangeRequest(managed.name, "reprofile", best_effort=True)
+        request = ChangeRequest(managed.name, "reprofile", best_effort=True, allow_gap=managed.allows_gap())
         try:
             self._reconfigurator.change(request, wait=False, is_wanted=lambda: True)
         except RequestError as error:
@@ -168,7 +169,7 @@ class Governing:
             if managed.pending is not None or managed.points.active_id != decision.from_point:
                 return
             try:
-                managed.points.activate(decision.to_point, decision.reason)
+                managed.points.activate(decision.to_point, decision.reason, allow_gap=managed.allows_gap())
             except EdgeDacError as error:
                 managed.report(0, from_library(error))
                 governor.switched(time.monotonic(), decision.from_point)  # wait before the next attempt
@@ -177,7 +178,7 @@ class Governing:
         governor.switched(time.monotonic(), decision.to_point)
         values = {"from_point": decision.from_point, "to_point": decision.to_point, "reason": decision.reason}
         self._events.publish(managed.name, decision=values)
-        managed.announce_swap(watched.generation, decision.from_point, decision.reason)
+        managed.announce_swap(watched.generation, decision.from_point)
 
     def _report_throttling(self, reading: SensorReading) -> None:
         if reading.throttled == self._throttled:

@@ -29,6 +29,7 @@ class ManagedModel:
 
     Args:
         fingerprint: of this device: operating points that were measured elsewhere are not put on the ladder.
+        allow_gap: whether every change may unload first where memory is short, also one that does not say so.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class ManagedModel:
         store: ArtifactStore,
         events: EventHub,
         fingerprint: str,
+        *,
+        allow_gap: bool,
     ) -> None:
         self.points = points
         self.journal = journal
@@ -50,6 +53,7 @@ class ManagedModel:
         self._store = store
         self._events = events
         self._fingerprint = fingerprint
+        self._allow_gap = allow_gap
 
     @property
     def name(self) -> str:
@@ -70,6 +74,11 @@ class ManagedModel:
         applied = self.journal.applied
         return Budget.from_json(applied.budget) if applied and applied.budget is not None else None
 
+    def allows_gap(self, generation: Generation | None = None) -> bool:
+        """Whether the model may be unloaded before another point is loaded, by this generation or the one in force."""
+        deciding = generation or self.journal.applied
+        return self._allow_gap or (deciding is not None and deciding.allow_gap)
+
     def begin(self) -> None:
         """Write the first generation: the original as it is. There is always something to roll back to."""
         start = Generation(0, State.PENDING, "start", active_point=ORIGINAL, created_unix_s=time.time())
@@ -84,7 +93,9 @@ class ManagedModel:
         problems = self.points.set_ladder(applied.points)
         wanted = applied.pinned_point or applied.active_point or ORIGINAL
         try:
-            self.points.activate(wanted, f"the last good operating point, of generation {applied.number}")
+            # No request can have come yet: a gap harms nobody.
+            reason = f"the last good operating point, of generation {applied.number}"
+            self.points.activate(wanted, reason, allow_gap=True)
         except EdgeDacError as error:
             problems.append(str(error))
         self._note_fixed()
@@ -169,29 +180,33 @@ class ManagedModel:
         with self.lock:
             if self.pending is None or self.pending.generation != generation.number:
                 return
-            before = self.points.active_id
+            before, ladder = self.points.active_id, self.points.ladder
             try:
-                self.points.set_ladder(self._ladder_digests(generation, point_id))
-                self.points.activate(point_id, reason)
-                points = tuple(one.id for one in self.points.ladder if one.id != ORIGINAL)
-                applied = replace(generation, state=State.APPLIED, points=points, active_point=point_id)
-                try:
-                    self.journal.decide(applied, model_digest=self.model.digest)
-                except OSError as error:
-                    self.points.activate(before, "the change could not be stored")
-                    raise ArtifactError(f"model {self.name!r}: cannot be stored: {error.strerror}") from error
-            except MemoryShortError as error:
-                self.fail(generation, RequestError(grpc.StatusCode.FAILED_PRECONDITION, str(error)))
-                return
+                self._take(generation, point_id, reason)
             except EdgeDacError as error:
-                self.fail(generation, from_library(error))
+                self.points.set_ladder([one.id for one in ladder if one.id != ORIGINAL])
+                self.announce_swap(generation.number, before)  # if what came back is not what was there
+                self.fail(generation, _status_of(error))
                 return
             self._note_fixed()
             self.last_failure = ""
-            self.announce_swap(generation.number, before, reason)
+            self.announce_swap(generation.number, before)
             self._events.publish(self.name, applied={"generation": generation.number, "active_point": point_id})
             point = self._point_or_original(point_id)
             self._settle().resolve(Outcome(generation.number, True, point, self._original_ms(point), budget_met))
+
+    def _take(self, generation: Generation, point_id: str, reason: str) -> None:
+        """Swap to the point and make that durable; if it cannot be made durable, swap back."""
+        before, allow_gap = self.points.active_id, self.allows_gap(generation)
+        self.points.set_ladder(self._ladder_digests(generation, point_id))
+        self.points.activate(point_id, reason, allow_gap=allow_gap)
+        points = tuple(one.id for one in self.points.ladder if one.id != ORIGINAL)
+        applied = replace(generation, state=State.APPLIED, points=points, active_point=point_id)
+        try:
+            self.journal.decide(applied, model_digest=self.model.digest)
+        except OSError as error:
+            self.points.activate(before, "the change could not be stored", allow_gap=allow_gap)
+            raise ArtifactError(f"model {self.name!r}: cannot be stored: {error.strerror}") from error
 
     def fail(self, generation: Generation, error: RequestError) -> None:
         """The pending generation cannot be: it is durable as failed, and whoever waits is told why."""
@@ -214,9 +229,9 @@ class ManagedModel:
             self.name, failure={"generation": number, "code": error.code.name, "message": error.message}
         )
 
-    def announce_swap(self, number: int, before: str, reason: str) -> None:
+    def announce_swap(self, number: int, before: str) -> None:
         """Log a swap and send it to those who watch; nothing if the point is the same."""
-        after = self.points.active_id
+        after, reason = self.points.active_id, self.points.reason
         if before == after:
             return
         _log.info("swapped", extra={"model": self.name, "from": before[:12], "to": after[:12], "reason": reason})
@@ -292,6 +307,12 @@ class ManagedModel:
         assert self.pending is not None
         pending, self.pending = self.pending, None
         return pending
+
+
+def _status_of(error: EdgeDacError) -> RequestError:
+    if isinstance(error, MemoryShortError):
+        return RequestError(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    return from_library(error)
 
 
 def _thin_out(points: list[LadderPoint], most: int) -> list[LadderPoint]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from edge_dac.artifacts.store import ArtifactStore, StoredPoint
@@ -72,6 +74,7 @@ class ModelPoints:
 
     Args:
         available_memory_bytes: how much can be allocated now; None where unknown, which is taken for enough.
+        hold: keeps the model of this name from running inside the block; its requests wait.
     """
 
     def __init__(
@@ -80,11 +83,13 @@ class ModelPoints:
         store: ArtifactStore,
         threads: int,
         available_memory_bytes: Callable[[], int | None],
+        hold: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self.model = model
         self._store = store
         self._threads = threads
         self._available_memory_bytes = available_memory_bytes
+        self._hold = hold
         self._lock = threading.RLock()
         self._ladder: tuple[LadderPoint, ...] = ()
         original = model.active
@@ -149,25 +154,67 @@ class ModelPoints:
                 self.model.unregister(point_id)
             return problems
 
-    def activate(self, point_id: str, reason: str) -> str:
+    def activate(self, point_id: str, reason: str, *, allow_gap: bool = False) -> str:
         """Load and warm the point if it is not, then swap to it. Returns the id that was active before.
 
         Requests in flight finish on the runtime they started on. The runtime before stays loaded, if it is on the
         ladder and memory has room, so that the way back is short.
 
+        Args:
+            allow_gap: where memory is short, unload first: requests wait in their line until the point is loaded.
+
         Raises:
             ArtifactError: the point is absent or damaged.
-            MemoryShortError: there is no room for a second runtime.
-            EdgeDacError: it cannot be loaded or does not fit the model.
+            MemoryShortError: there is no room for a second runtime, and with ``allow_gap`` not for the point alone.
+            EdgeDacError: it cannot be loaded or does not fit the model. In each case the one before computes on.
         """
         with self._lock:
             before = self.model.active
-            if before.point_id != point_id:
-                runtime = self.model.registered.get(point_id) or self._load(point_id, make_room=True)
-                self.model.swap(runtime)
-                self._keep_or_release(before)
+            if before.point_id != point_id or not before.is_loaded:
+                try:
+                    runtime = self.model.registered.get(point_id) or self._load(point_id, make_room=True)
+                except MemoryShortError:
+                    if not allow_gap:
+                        raise
+                    reason += f"; unloaded first, {1e3 * self._exchange(point_id):.0f} ms without a runtime"
+                else:
+                    self.model.swap(runtime)
+                    self._keep_or_release(before)
             self.reason = reason
             return before.point_id
+
+    def _exchange(self, point_id: str) -> float:
+        """Unload the active runtime, then load the point in its place; returns the seconds in between.
+
+        If the point cannot be loaded, what was there before comes back, else the original.
+        """
+        before = self.model.active
+        with self._hold(self.model.name):
+            started = time.monotonic()
+            before.release()
+            try:
+                self.model.swap(self._load(point_id, make_room=False))
+            except BaseException:
+                self._bring_back(before.point_id)
+                raise
+            return time.monotonic() - started
+
+    def _bring_back(self, point_id: str) -> None:
+        for candidate in dict.fromkeys((point_id, ORIGINAL)):
+            try:
+                # Not asked whether there is room: it was there a moment ago.
+                self.model.swap(self._open(candidate))
+            except EdgeDacError as error:
+                _log.error("cannot come back", extra={"model": self.model.name, "reason": str(error)})
+            else:
+                self.reason = "it came back: another point could not be loaded"
+                return
+
+    def revive(self) -> None:
+        """Load the active point again, else the original, where both failed after an exchange that failed."""
+        with self._lock:
+            if not self.model.active.is_loaded:
+                self._bring_back(self.active_id)
 
     def offer(self) -> None:
         """Load the rest of the ladder, as far as memory goes, for the governor and for requests with a wish."""
@@ -197,19 +244,29 @@ class ModelPoints:
 
     def _load(self, point_id: str, *, make_room: bool) -> Runtime:
         size_bytes = self._original_size if point_id == ORIGINAL else self._store.look_up(point_id).size_bytes
-        if not self._has_room(size_bytes) and make_room:
+        has_room = self._has_room(size_bytes)
+        if make_room and not has_room:
             self.shed()
-        if not self._has_room(size_bytes):
+            has_room = self._has_room(size_bytes)
+        if not has_room:
             needed, available = self._needed_bytes(size_bytes), self._available_memory_bytes() or 0
             raise MemoryShortError(
                 f"model {self.model.name!r}: expected {needed >> 20} MiB free for operating point {point_id[:12]} "
                 f"beside the active one, found {available >> 20} MiB"
             )
-        runtime = self._open(point_id)
-        runtime.warm_up(self.model.source.shapes)
-        return runtime
+        return self._open(point_id)
 
     def _open(self, point_id: str) -> Runtime:
+        """Loaded and warmed."""
+        try:
+            runtime = self._read(point_id)
+            runtime.warm_up(self.model.source.shapes)
+        except MemoryError as error:
+            message = f"model {self.model.name!r}: no memory for operating point {point_id[:12]}"
+            raise MemoryShortError(message) from error
+        return runtime
+
+    def _read(self, point_id: str) -> Runtime:
         if point_id == ORIGINAL:
             runtime = Runtime.load(self.model.source.path, threads=self._threads, figures=self._ladder[0].figures)
             if runtime.digest != self.model.digest:

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Reconfigurator:
         state: the daemon's state directory.
         threads: intra-op threads of a run.
         available_memory_bytes: how much can be allocated now; None where unknown.
+        hold: keeps the model of this name from running inside the block; its requests wait.
+        allow_gap: whether that may be done for every change that memory is too short for.
 
     Raises:
         UsageError: another daemon uses the state directory, or it cannot be written.
@@ -63,6 +66,9 @@ class Reconfigurator:
         threads: int,
         events: EventHub,
         available_memory_bytes: Callable[[], int | None],
+        hold: Callable[[str], AbstractContextManager[None]],
+        *,
+        allow_gap: bool = False,
     ) -> None:
         self._files = StateFiles(state.absolute())
         self._claim = self._files.claim()
@@ -72,6 +78,8 @@ class Reconfigurator:
         self._threads = threads
         self._events = events
         self._available_memory_bytes = available_memory_bytes
+        self._hold = hold
+        self._allow_gap = allow_gap
         self._fingerprint = profile_device().fingerprint
         self._managed: dict[str, ManagedModel] = {}
         self._lock = threading.Lock()
@@ -86,8 +94,8 @@ class Reconfigurator:
             self._queue.forget(before)
             before.close()
         journal = GenerationJournal(self._files.generations, model.name)
-        points = ModelPoints(model, self._store, self._threads, self._available_memory_bytes)
-        managed = ManagedModel(points, journal, self._store, self._events, self._fingerprint)
+        points = ModelPoints(model, self._store, self._threads, self._available_memory_bytes, self._hold)
+        managed = ManagedModel(points, journal, self._store, self._events, self._fingerprint, allow_gap=self._allow_gap)
         with self._lock:
             self._managed[model.name] = managed
         if self._enabled:
@@ -189,7 +197,7 @@ class Reconfigurator:
             if known is not None:
                 return known
             managed.check_expected(request)
-            draft = self._draft(managed, request)
+            draft = replace(self._draft(managed, request), allow_gap=request.allow_gap)
             try:
                 generation, pending = managed.accept(request, draft)
             except OSError as error:
@@ -232,7 +240,10 @@ class Reconfigurator:
             if applied.budget is None:
                 message = f"model {request.model!r}: expected one with a budget, this one has none to plan for"
                 raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
-            return replace(applied, cause="reprofile", points=(), pinned_point=None, active_point=None)
+            best_effort = applied.best_effort or request.best_effort
+            return replace(
+                applied, cause="reprofile", best_effort=best_effort, points=(), pinned_point=None, active_point=None
+            )
         return self._rollback_draft(managed, request, applied)
 
     def _pin_draft(self, managed: ManagedModel, request: ChangeRequest, applied: Generation) -> Generation:

@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from edge_dac.errors import InputShapeError, ModelFormatError, ModelNotFoundError
 from edge_dacd.memory import give_back
+from edge_dacd.status import unavailable
 from edge_dacd.tensors import BY_ONNX, Array, TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Runtime:
     def __init__(
         self, session: ort.InferenceSession, *, point_id: str, digest: str, size_bytes: int, figures: PointFigures
     ) -> None:
-        self.session = session
+        self._session: ort.InferenceSession | None = session
         self.point_id = point_id
         self.digest = digest
         self.size_bytes = size_bytes
@@ -70,8 +71,18 @@ class Runtime:
         self._usual_bytes = 0.0
 
     def __del__(self) -> None:
-        # Where making it failed there is no session.
-        if self.__dict__.pop("session", None) is not None:
+        self.release()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it can run; false after :meth:`release`."""
+        # Where making it failed there is no such attribute.
+        return getattr(self, "_session", None) is not None
+
+    def release(self) -> None:
+        """Give its memory back now, whoever still holds it. Only while none of its runs goes on."""
+        if self.is_loaded:
+            self._session = None
             give_back()
 
     @classmethod
@@ -114,7 +125,13 @@ class Runtime:
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None, options: ort.RunOptions | None = None
     ) -> list[Array]:
-        """The ``outputs`` (all if None) for ``feeds``, which have been validated against ``inputs``."""
+        """The ``outputs`` (all if None) for ``feeds``, which have been validated against ``inputs``.
+
+        Raises:
+            RequestError: UNAVAILABLE after :meth:`release`.
+        """
+        if self._session is None:
+            raise unavailable(f"operating point {self.point_id[:12]}: it is not loaded, and nothing else could be")
         size_bytes = sum(feed.nbytes for feed in feeds.values())
         if size_bytes > _UNUSUAL * self._usual_bytes:
             # ONNX Runtime keeps the memory of its largest run for good (demo network after a batch of 128: 208 MB,
@@ -122,7 +139,7 @@ class Runtime:
             options = options or ort.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._usual_bytes += (size_bytes - self._usual_bytes) / _MEMORY_OF_RUNS
-        result: list[Array] = self.session.run(outputs, feeds, options)
+        result: list[Array] = self._session.run(outputs, feeds, options)
         return result
 
     def warm_up(self, shapes: Mapping[str, Sequence[int]] | None = None) -> None:

@@ -5,12 +5,14 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from control.serving import poll
 
-from edge_dac.errors import UsageError
+from edge_dac.errors import ArtifactError, UsageError
 from edge_dac.planning.budget import Budget
 from edge_dacd.changes import ChangeRequest
 from edge_dacd.config import CompressionConfig
 from edge_dacd.events import EventHub
+from edge_dacd.executor import Executor, Ticket
 from edge_dacd.models import ModelSource, ServedModel
 from edge_dacd.reconfiguration import Reconfigurator
 from edge_dacd.runtime import Runtime
@@ -20,16 +22,31 @@ from edge_dacd.status import RequestError
 class Device:
     """What a daemon would hold; ``memory_bytes`` is what its sensors say."""
 
-    def __init__(self, prepared, *, enabled=True, budget=None):
+    def __init__(self, prepared, *, enabled=True, budget=None, room_for_one=False):
         self.prepared = prepared
         self.memory_bytes = 1 << 40
+        self.room_for_one = room_for_one
+        self.in_gap = lambda: None
+        self.executor = Executor(1, lambda group: [work() for work in group])
         self.events = EventHub()
         self.reconfigurator = Reconfigurator(
-            prepared.state, CompressionConfig(enabled=enabled), 1, self.events, lambda: self.memory_bytes
+            prepared.state,
+            CompressionConfig(enabled=enabled),
+            1,
+            self.events,
+            self.available_memory_bytes,
+            self.executor.hold,
         )
         source = ModelSource("scale", prepared.model, budget=budget)
         self.model = ServedModel(source, Runtime.load(prepared.model, threads=1), 0.0)
         self.reconfigurator.attach(self.model)
+
+    def available_memory_bytes(self):
+        if self.room_for_one:
+            if self.model.active.is_loaded:
+                return 0
+            self.in_gap()
+        return self.memory_bytes
 
     def change(self, cause, *, wait=True, **values):
         return self.reconfigurator.change(ChangeRequest("scale", cause, **values), wait=wait, is_wanted=lambda: True)
@@ -140,11 +157,88 @@ def test_short_memory_refuses_the_swap_and_changes_nothing(start, prepared):
     assert device.change("set_active_point", point=prepared.fast_point).generation == 3
 
 
+@pytest.fixture
+def short(start):
+    """A device with memory for one point at a time."""
+    device = start(room_for_one=True)
+    device.reconfigurator.managed("scale").points.shed()
+    return device
+
+
+def test_unloads_first_where_the_operator_allows_a_gap(short, prepared):
+    with pytest.raises(RequestError, match="MiB free"):
+        short.change("set_active_point", point=prepared.fast_point)
+    assert short.factor == 2.0
+    outcome = short.change("set_active_point", point=prepared.fast_point, allow_gap=True)
+    assert (outcome.applied, short.factor) == (True, 3.0)
+    points = short.reconfigurator.managed("scale").points
+    assert points.loaded_ids() == {prepared.fast_point}
+    assert "ms without a runtime" in points.reason
+
+
+def test_requests_of_the_gap_wait_in_their_line(short, prepared):
+    answers = []
+
+    def ask():
+        answers.append(short.executor.perform(Ticket(lambda: short.factor, "scale", 1)))
+
+    asking = threading.Thread(target=ask)
+
+    def in_gap():
+        asking.start()
+        poll(lambda: short.executor.waiting("scale") == 1, "the request waits")
+
+    short.in_gap = in_gap
+    assert short.change("set_active_point", point=prepared.fast_point, allow_gap=True).applied
+    asking.join(30)
+    assert answers == [3.0]
+
+
+def damage(prepared, point):
+    path = prepared.store.look_up(point).model_path
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+def test_what_was_there_comes_back_if_the_new_point_cannot_be_loaded(short, prepared):
+    damage(prepared, prepared.fast_point)
+    with pytest.raises(RequestError, match="set aside as damaged"):
+        short.change("set_active_point", point=prepared.fast_point, allow_gap=True)
+    assert short.factor == 2.0
+    assert short.journal.applied.number == 1
+    assert short.reconfigurator.managed("scale").points.reason.startswith("it came back")
+
+
+def test_the_original_comes_back_if_nothing_else_can(short, prepared):
+    points = short.reconfigurator.managed("scale").points
+    damage(prepared, prepared.fast_point)
+    damage(prepared, prepared.slow_point)
+    with pytest.raises(ArtifactError):
+        points.activate(prepared.fast_point, "a test", allow_gap=True)
+    assert (points.active_id, short.factor) == ("original", 1.0)
+
+
+def test_governor_revives_what_could_not_come_back(short, prepared):
+    points = short.reconfigurator.managed("scale").points
+    model = prepared.model.read_bytes()
+    prepared.model.unlink()
+    damage(prepared, prepared.fast_point)
+    damage(prepared, prepared.slow_point)
+    with pytest.raises(ArtifactError):
+        points.activate(prepared.fast_point, "a test", allow_gap=True)
+    with pytest.raises(RequestError, match="not loaded") as error:
+        assert short.factor
+    assert code_of(error) is grpc.StatusCode.UNAVAILABLE
+    prepared.model.write_bytes(model)
+    points.revive()
+    assert short.factor == 1.0
+
+
+def test_serves_the_last_good_point_with_memory_for_one(start):
+    assert start(room_for_one=True).factor == 2.0
+
+
 def test_damaged_point_falls_back_and_is_reported(start, prepared):
-    path = prepared.store.look_up(prepared.slow_point).model_path
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
+    damage(prepared, prepared.slow_point)
     device = start()
     assert device.factor == 1.0
     managed = device.reconfigurator.managed("scale")

@@ -97,6 +97,39 @@ def test_expiry_and_cancellation_make_room(occupied: Occupied) -> None:
     assert occupied.order == ["c"]
 
 
+def test_held_line_waits_and_others_go_on(occupied: Occupied) -> None:
+    """The holder of the slot is of another line; a line is held only once its own runs have ended."""
+    executor = occupied.executor
+    with executor.hold("m"):
+        held = occupied.submit(Ticket("a", "m", 2))
+        expired = occupied.submit(Ticket("b", "m", 2, deadline=time.monotonic() + 0.02))
+        other = occupied.submit(Ticket("c", "n", 1))
+        occupied.free()
+        assert other.result(10) == ["c"]
+        assert code(expired) is grpc.StatusCode.DEADLINE_EXCEEDED
+        later = occupied.submit(Ticket("d", "m", 2))
+        assert code(occupied.submit(Ticket("e", "m", 2))) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (executor.running(), executor.waiting("m")) == (0, 2)
+    assert (held.result(10), later.result(10)) == (["a"], ["d"])
+    assert (executor.running(), executor.waiting("m")) == (0, 0)
+
+
+def test_hold_lets_runs_in_flight_end() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        occupied = Occupied(pool)
+        order: list[str] = []
+
+        def hold() -> None:
+            with occupied.executor.hold("holder"):
+                order.append(f"{occupied.executor.running()} running")
+
+        holding = pool.submit(hold)
+        assert not holding.done()
+        occupied.free()
+        holding.result(10)
+        assert order == ["0 running"]
+
+
 @pytest.mark.parametrize("deadline", [None, 1e10, 1e300, float("inf")])
 def test_no_deadline_is_too_far_away(occupied: Occupied, deadline: float | None) -> None:
     future = occupied.submit(Ticket("a", "m", 1, deadline=deadline))
