@@ -39,8 +39,9 @@ from edge_dac.control_calls import (
 )
 from edge_dac.control_values import ChangeResult, Device, Event, ModelState
 from edge_dac.planning.budget import Budget, LayerRank
+from edge_dac.tls import ClientTls
 
-__all__ = ["AsyncControlClient", "BudgetRefusedError", "ChangeOptions", "ControlClient", "ControlError"]
+__all__ = ["AsyncControlClient", "BudgetRefusedError", "ChangeOptions", "ClientTls", "ControlClient", "ControlError"]
 _Result = TypeVar("_Result")
 
 
@@ -50,10 +51,14 @@ class ControlClient:
     Args:
         address: ``host:port`` or ``unix:/path``.
         token: of the operator, where the daemon wants one.
+        tls: the certificates, where the daemon speaks TLS; not used on a Unix socket.
         timeout_s: for calls that only look.
         change_timeout_s: for changes: planning takes seconds to minutes.
 
     All calls raise :class:`ControlError`; :meth:`set_budget` and :meth:`set_ranks` also :class:`BudgetRefusedError`.
+
+    Raises:
+        UsageError: the certificates cannot be read.
     """
 
     def __init__(
@@ -61,11 +66,12 @@ class ControlClient:
         address: str,
         *,
         token: str | None = None,
+        tls: ClientTls | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         change_timeout_s: float = DEFAULT_CHANGE_TIMEOUT_S,
     ) -> None:
-        self._connection = Connection.to(address, token, timeout_s, change_timeout_s)
-        self._channel = grpc.insecure_channel(address)
+        self._connection = Connection.to(address, token, tls, timeout_s, change_timeout_s)
+        self._channel = self._connection.open(grpc)
 
     def __enter__(self) -> Self:
         return self
@@ -161,11 +167,12 @@ class AsyncControlClient:
         address: str,
         *,
         token: str | None = None,
+        tls: ClientTls | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         change_timeout_s: float = DEFAULT_CHANGE_TIMEOUT_S,
     ) -> None:
-        self._connection = Connection.to(address, token, timeout_s, change_timeout_s)
-        self._channel = grpc.aio.insecure_channel(address)
+        self._connection = Connection.to(address, token, tls, timeout_s, change_timeout_s)
+        self._channel = self._connection.open(grpc.aio)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ from edge_dac.control_values import (
 )
 from edge_dac.errors import RemoteError
 from edge_dac.planning.budget import LayerRank
+from edge_dac.tls import ClientTls
 
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_CHANGE_TIMEOUT_S = 3600.0
@@ -163,12 +164,22 @@ class Connection:
     timeout_s: float
     change_timeout_s: float
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
 
     @classmethod
-    def to(cls, address: str, token: str | None, timeout_s: float, change_timeout_s: float) -> Connection:
-        """To ``address``, with the operator's token where the daemon wants one."""
+    def to(
+        cls, address: str, token: str | None, tls: ClientTls | None, timeout_s: float, change_timeout_s: float
+    ) -> Connection:
+        """To ``address``, with the operator's token where the daemon wants one, and TLS unless on a Unix socket."""
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        return cls(address, timeout_s, change_timeout_s, metadata)
+        credentials = None if tls is None or address.startswith("unix:") else tls.credentials()
+        return cls(address, timeout_s, change_timeout_s, metadata, credentials)
+
+    def open(self, grpc_kind: Any) -> Any:
+        """A channel of ``grpc_kind``: the module ``grpc`` or ``grpc.aio``."""
+        if self.credentials is None:
+            return grpc_kind.insecure_channel(self.address)
+        return grpc_kind.secure_channel(self.address, self.credentials)
 
     def timeout_of(self, call: Call[Any]) -> float:
         """Seconds that the call may take."""

@@ -15,8 +15,10 @@ from edge_dac.cli.output import print_error, print_json, print_table
 from edge_dac.client import ChangeOptions, ControlClient
 from edge_dac.control_values import ChangeResult
 from edge_dac.errors import EdgeDacError, RemoteError, UsageError
+from edge_dac.tls import ClientTls
 
 _DEFAULT_TARGET = "127.0.0.1:8001"
+_TLS_CA = "EDGE_DAC_TLS_CA"
 _MAX_PARALLEL = 32
 
 
@@ -38,6 +40,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help=f"daemons, as host:port or unix:/path (EDGE_DAC_TARGET, else {_DEFAULT_TARGET})",
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the operator's token")
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help=f"speak TLS; authority of the daemons ({_TLS_CA})")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of this client, where one is wanted")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     parser.add_argument("--timeout", type=float, default=None, metavar="S", help="longest wait for an answer, seconds")
     add_json(parser)
 
@@ -84,12 +89,21 @@ def connect(arguments: argparse.Namespace, target: str) -> ControlClient:
     """A client for one target.
 
     Raises:
-        UsageError: the token file cannot be read.
+        UsageError: the token file or a certificate cannot be read.
     """
     limits = (
         {} if arguments.timeout is None else {"timeout_s": arguments.timeout, "change_timeout_s": arguments.timeout}
     )
-    return ControlClient(target, token=_token(arguments.token_file), **limits)
+    return ControlClient(target, token=_token(arguments.token_file), tls=_tls(arguments), **limits)
+
+
+def _tls(arguments: argparse.Namespace) -> ClientTls | None:
+    ca = arguments.tls_ca or (Path(os.environ[_TLS_CA]) if os.environ.get(_TLS_CA) else None)
+    if ca is not None:
+        return ClientTls(ca, arguments.tls_cert, arguments.tls_key)
+    if arguments.tls_cert or arguments.tls_key:
+        raise UsageError("--tls-cert, --tls-key: expected --tls-ca beside them, got none")
+    return None
 
 
 def _token(path: Path | None) -> str | None:

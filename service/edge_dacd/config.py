@@ -29,6 +29,8 @@ class ServerConfig:
 
     Attributes:
         listen: ``host:port`` or ``unix:/path``; port 0 takes a free one.
+        tls_certificate, tls_key: PEM files; with them every address over TCP speaks TLS only. Empty for none.
+        tls_client_ca: PEM file; only clients with a certificate of this authority may connect over TCP. Empty for all.
         metrics_listen: ``host:port`` of the Prometheus endpoint; empty for none.
         max_message_bytes: largest message; 0 derives it from the tensors of the models.
         max_concurrent_requests: calls in work at once, streams included; more are refused.
@@ -42,6 +44,9 @@ class ServerConfig:
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:8001",)
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     metrics_listen: str = ""
     max_message_bytes: int = 0
     max_concurrent_requests: int = 64
@@ -171,6 +176,9 @@ def check(config: Config) -> None:
         _check_address("server.listen", address, unix=True)
     if server.metrics_listen:
         _check_address("server.metrics_listen", server.metrics_listen, unix=False)
+    has_tls = bool(server.tls_certificate)
+    _expect(bool(server.tls_key) == has_tls, "server.tls_key", "a file together with tls_certificate", server.tls_key)
+    _expect(has_tls or not server.tls_client_ca, "server.tls_client_ca", "tls_certificate too", server.tls_client_ca)
     for name in ("max_message_bytes", "max_deadline_s", "max_connection_age_s", "drain_s"):
         value = getattr(server, name)
         _expect(value >= 0, f"server.{name}", "at least 0", value)

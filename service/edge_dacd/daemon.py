@@ -133,7 +133,7 @@ class Daemon:
             try:
                 received = self._signals.get(timeout=interval)
             except queue.Empty:
-                if answers(server.addresses[0], interval or 1.0):
+                if answers(server.probe_address, interval or 1.0):
                     self._notifier.watchdog()
                 else:
                     _log.error("no answer from the own server")

@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from edge_dac import wire
 from edge_dac.errors import EdgeDacError
 from edge_dacd.config import ServerConfig
 from edge_dacd.models import ServedModel
+from edge_dacd.tls import server_credentials
 
 _SMALLEST_MESSAGE_BYTES = 4 << 20
 _ELSEWHERE_BYTES = 1 << 20
@@ -37,6 +39,14 @@ class Server:
 
     Args:
         handlers: of all services, by service name.
+
+    Attributes:
+        addresses: that it listens on, with the ports it got.
+        probe_address: one of them, or of its own, that speaks no TLS: the daemon asks itself there whether it answers.
+
+    Raises:
+        UsageError: the files for TLS cannot be used.
+        AddressError: an address cannot be listened on.
     """
 
     def __init__(self, config: ServerConfig, handlers: dict[str, grpc.GenericRpcHandler], message_bytes: int) -> None:
@@ -53,8 +63,11 @@ class Server:
         names = (*handlers, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, pool=_reflection_pool())
         self._services = tuple(handlers)
+        self._private: tempfile.TemporaryDirectory[str] | None = None
         self.set_ready(False)
+        self._credentials = server_credentials(config)
         self.addresses = tuple(self._listen(address) for address in config.listen)
+        self.probe_address = self._find_probe_address()
 
     def start(self) -> None:
         """Accept calls."""
@@ -71,12 +84,25 @@ class Server:
         self.health.enter_graceful_shutdown()
         self._server.stop(self._drain_s).wait()
         self._pool.shutdown()
+        if self._private is not None:
+            self._private.cleanup()
+
+    def _find_probe_address(self) -> str:
+        plain = (one for one in self.addresses if self._credentials is None or one.startswith("unix:"))
+        address = next(plain, None)
+        if address is None:
+            self._private = tempfile.TemporaryDirectory(prefix="edge-dac-probe-")  # open to this user only
+            address = self._listen(f"unix:{self._private.name}/socket")
+        return address
 
     def _listen(self, address: str) -> str:
         if address.startswith("unix:"):
             _free_socket(Path(address.removeprefix("unix:")))
         try:
-            port = self._server.add_insecure_port(address)
+            if self._credentials is None or address.startswith("unix:"):
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise AddressError(f"{address}: cannot listen there; is the address in use?") from error
         if address.startswith("unix:"):

@@ -49,6 +49,8 @@ def test_values_arrive_typed(tmp_path: Path) -> None:
         ("[server]\nmax_message_bytes = -1", "server.max_message_bytes: expected at least 0, got -1"),
         ("[server]\nmax_deadline_s = 'x'", "server.max_deadline_s: expected float, got 'x'"),
         ("[server]\nlog_level = 'loud'", "server.log_level: expected one of"),
+        ("[server]\ntls_certificate = 'x'", "server.tls_key: expected a file together with tls_certificate, got ''"),
+        ("[server]\ntls_client_ca = 'x'", "server.tls_client_ca: expected tls_certificate too, got 'x'"),
         ("[compute]\nthreads = -2", "compute.threads: expected at least 0, got -2"),
         ("[compute]\nparallel_runs = 0", "compute.parallel_runs: expected at least 1, got 0"),
         ("[models.a]\npath = 'a'\nqueue_size = -1", "models.a.queue_size: expected at least 0, got -1"),
