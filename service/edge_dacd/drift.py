@@ -26,7 +26,7 @@ class DriftSettings:
     ratio: float = 1.3
     minutes: int = 10
     least_requests: int = 5
-    quiet_share: float = 0.2
+    quiet_share: float = 0.5
     pause_s: float = 6 * 3600.0
 
 

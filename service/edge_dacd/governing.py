@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge_dac.device.sensors import SensorReading, Sensors
@@ -45,12 +46,22 @@ class Governing:
     """The thread of all governors.
 
     Attach :meth:`attach` to ``ModelRepository.on_loaded`` and :meth:`detach` to ``on_unloaded``.
+
+    Args:
+        clock: seconds, as ``time.monotonic``.
     """
 
-    def __init__(self, reconfigurator: Reconfigurator, events: EventHub, sensors: Sensors) -> None:
+    def __init__(
+        self,
+        reconfigurator: Reconfigurator,
+        events: EventHub,
+        sensors: Sensors,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reconfigurator = reconfigurator
         self._events = events
         self._sensors = sensors
+        self._clock = clock
         self._watched: dict[str, _Watched] = {}
         self._throttled: bool | None = None
         self._stop = threading.Event()
@@ -69,7 +80,7 @@ class Governing:
     def attach(self, model: ServedModel) -> None:
         """Listen to the requests of a model."""
         watched = _Watched(model)
-        model.statistics.subscribe(lambda observation: watched.arrived.append((time.monotonic(), observation)))
+        model.statistics.subscribe(lambda observation: watched.arrived.append((self._clock(), observation)))
         self._watched[model.name] = watched
 
     def detach(self, model: ServedModel) -> None:
@@ -83,7 +94,7 @@ class Governing:
         watched = self._watched.get(model)
         if watched is None:
             return None
-        now_s = time.monotonic()
+        now_s = self._clock()
         values = sorted(ms for when, ms in list(watched.recent) if now_s - when <= _STATISTIC_WINDOW_S)
         return values[int(0.95 * (len(values) - 1))] if values else None
 
@@ -101,12 +112,13 @@ class Governing:
     def _work(self) -> None:
         while not self._stop.wait(_PERIOD_S):
             try:
-                self._look_at_all()
+                self.look()
             except Exception:  # noqa: BLE001
                 # A model without a governor is better than a daemon without any; the trace is for the maintainers.
                 _log.exception("the governor failed in one round")
 
-    def _look_at_all(self) -> None:
+    def look(self) -> None:
+        """One round over all models, as the thread makes one every second."""
         reading = self._sensors.read()
         self._report_throttling(reading)
         for managed in self._reconfigurator.models():
@@ -115,7 +127,7 @@ class Governing:
                 self._step(managed, watched, reading)
 
     def _step(self, managed: ManagedModel, watched: _Watched, reading: SensorReading) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         self._renew(managed, watched, now_s)
         ladder = managed.points.ladder
         active = next((point for point in ladder if point.id == managed.points.active_id), ladder[0])
@@ -172,10 +184,10 @@ class Governing:
                 managed.points.activate(decision.to_point, decision.reason, allow_gap=managed.allows_gap())
             except EdgeDacError as error:
                 managed.report(0, from_library(error))
-                governor.switched(time.monotonic(), decision.from_point)  # wait before the next attempt
+                governor.switched(self._clock(), decision.from_point)  # wait before the next attempt
                 return
         watched.decisions += 1
-        governor.switched(time.monotonic(), decision.to_point)
+        governor.switched(self._clock(), decision.to_point)
         values = {"from_point": decision.from_point, "to_point": decision.to_point, "reason": decision.reason}
         self._events.publish(managed.name, decision=values)
         managed.announce_swap(watched.generation, decision.from_point)

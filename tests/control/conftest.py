@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from control.device import Device
 from control.prepared import Prepared, write_small_network
 from control.serving import ServingProcess
 
@@ -40,3 +41,17 @@ def serve(tmp_path) -> Iterator[Callable[..., ServingProcess]]:
 def small_network(tmp_path) -> Path:
     """A network that the planner is done with in seconds."""
     return write_small_network(tmp_path / "small.onnx")
+
+
+@pytest.fixture
+def start(request):
+    """``start(state="prepared", **options)``: a :class:`Device`; closed with the test."""
+    devices = []
+
+    def make(state="prepared", **options):
+        devices.append(Device(request.getfixturevalue(state), **options))
+        return devices[-1]
+
+    yield make
+    for device in devices:
+        device.reconfigurator.close()
