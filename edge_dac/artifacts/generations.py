@@ -189,10 +189,7 @@ class GenerationJournal:
         values = json.loads(body)
         if values["format"] != _FORMAT:
             raise ArtifactError(f"model {self._model}: journal format {values['format']}, expected {_FORMAT}")
-        generations = [
-            Generation(**{**one, "state": State(one["state"]), "points": tuple(one["points"])})
-            for one in values["generations"]
-        ]
+        generations = [_generation(one) for one in values["generations"]]
         return _Contents(
             values["model_digest"],
             values["configured_budget"],
@@ -200,6 +197,12 @@ class GenerationJournal:
             values["sequence"],
             generations,
         )
+
+
+def _generation(values: Mapping[str, Any]) -> Generation:
+    """From JSON. Fields that a newer version has added are left out, so that a downgrade keeps the history."""
+    known = {name: value for name, value in values.items() if name in Generation.__dataclass_fields__}
+    return Generation(**{**known, "state": State(values["state"]), "points": tuple(values["points"])})
 
 
 def _kept(generations: list[Generation]) -> list[Generation]:

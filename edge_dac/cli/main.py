@@ -27,6 +27,7 @@ SUBCOMMANDS = (
     "pin",
     "watch",
     "rollback",
+    "reprofile",
     "discover",
 )
 """One module each in this package; loaded when its name stands on the command line, so that the others cost nothing."""

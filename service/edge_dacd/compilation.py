@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from edge_dac.errors import EdgeDacError
@@ -42,10 +45,10 @@ class CompilerProcess:
             CompilerError: the child cannot be started.
         """
         try:
-            self._directory = tempfile.TemporaryDirectory(prefix="edge-dac-compiler-")
+            self._directory = tempfile.TemporaryDirectory(prefix=_prefix(job.store))
             # -P: neither the working directory nor the script's shadows a module.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edge_dacd.compiler"],
+                [sys.executable, "-P", "-m", "edge_dacd.compiler", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=self._directory.name,
@@ -106,6 +109,17 @@ class CompilerProcess:
             name = signal.Signals(-status).name
             return f"the compiler was killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "")
         return f"the compiler ended with status {status} before it was done"
+
+
+def remove_left_behind(store: Path) -> None:
+    """Remove the working directories of children whose daemon was killed. Only while no other daemon has this store."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_prefix(str(store))}*"):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _prefix(store: str) -> str:
+    """Of the names of working directories; tells the daemons of one device apart."""
+    return f"edge-dac-compiler-{hashlib.sha256(store.encode()).hexdigest()[:12]}-"
 
 
 def _parse(line: bytes) -> dict[str, Any]:

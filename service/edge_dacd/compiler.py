@@ -1,7 +1,7 @@
 """The compiler child: one job, in a process that may die without harm to the daemon.
 
-``python -m edge_dacd.compiler`` reads one JSON job (:class:`Job`) from standard input and writes JSON events, one a
-line, to standard output:
+``python -m edge_dacd.compiler PID``, where PID is the daemon's, reads one JSON job (:class:`Job`) from standard input and
+writes JSON events, one a line, to standard output:
 
 * ``{"event": "progress", "phase", "percent", "eta_s", "message"}``
 * ``{"event": "point", "role", "digest", "plan", "size_bytes"}``: an operating point is in the store; ``role`` is
@@ -106,7 +106,7 @@ def main() -> int:
     """Do the job on standard input."""
     global _events
     _events = _claim_standard_output()
-    _die_with_parent()
+    _die_with(int(sys.argv[1]))
     job = Job.from_json(sys.stdin.readline())
     try:
         _limit(job)
@@ -127,11 +127,10 @@ def _failed(code: str, message: str) -> int:
     return 1
 
 
-def _die_with_parent() -> None:
-    """Leave no orphan that computes for a daemon that was killed."""
-    parent = os.getppid()
+def _die_with(daemon: int) -> None:
+    """Leave no orphan that computes for a daemon that was killed, be it before this child has got so far."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if os.getppid() != daemon:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

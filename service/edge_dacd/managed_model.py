@@ -22,6 +22,7 @@ from edge_dacd.status import RequestError, from_library
 
 _log = logging.getLogger(__name__)
 MAX_LADDER_POINTS = 8
+_KEYS_KEPT = 256
 
 
 class ManagedModel:
@@ -155,7 +156,9 @@ class ManagedModel:
             self.pending.reject(aborted(f"model {self.name!r}: superseded by generation {accepted.number}"))
         self.pending = Pending(accepted.number)
         if request.idempotency_key:
-            self._keys = {request.idempotency_key: self.pending}
+            self._keys[request.idempotency_key] = self.pending
+            if len(self._keys) > _KEYS_KEPT:
+                del self._keys[next(iter(self._keys))]
         self._events.publish(self.name, accepted={"generation": accepted.number, "cause": accepted.cause})
         _log.info("accepted", extra={"model": self.name, "generation": accepted.number, "cause": accepted.cause})
         return accepted, self.pending

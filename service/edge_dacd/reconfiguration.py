@@ -25,6 +25,7 @@ from edge_dac.device.profile import profile_device
 from edge_dac.errors import ArtifactError, EdgeDacError
 from edge_dac.planning.budget import Budget
 from edge_dacd.changes import ChangeRequest, Outcome, Pending
+from edge_dacd.compilation import remove_left_behind
 from edge_dacd.compile_queue import CompileQueue, DryRun
 from edge_dacd.config import CompressionConfig
 from edge_dacd.events import EventHub
@@ -74,6 +75,7 @@ class Reconfigurator:
         self._claim = self._files.claim()
         self._store = ArtifactStore(self._files.store)
         self._store.recover()
+        remove_left_behind(self._files.store)
         self._enabled = settings.enabled
         self._threads = threads
         self._events = events
@@ -192,10 +194,10 @@ class Reconfigurator:
     def _accept(self, managed: ManagedModel, request: ChangeRequest) -> Pending:
         arrival = managed.arrive(request)
         with managed.lock:
-            managed.check_newest(arrival)
             known = managed.known_answer(request)
             if known is not None:
                 return known
+            managed.check_newest(arrival)
             managed.check_expected(request)
             draft = replace(self._draft(managed, request), allow_gap=request.allow_gap)
             try:

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 from dataclasses import replace
 
@@ -35,6 +37,16 @@ def test_survives_reopening(tmp_path):
     assert again.model_digest == "ab"
     assert again.referenced_points == {"p" * 64}
     assert GenerationJournal(tmp_path, "other").head == 0
+
+
+def test_history_of_a_newer_version_is_read(tmp_path):
+    journal = GenerationJournal(tmp_path, "m")
+    first = apply(journal)
+    for slot in tmp_path.iterdir():
+        body = json.loads(slot.read_bytes())["body"].replace('"cause":', '"added_later": 1, "cause":')
+        slot.write_text(json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
+    again = GenerationJournal(tmp_path, "m")
+    assert (again.applied, again.damage) == (first, [])
 
 
 def test_numbers_grow_over_failures(tmp_path):

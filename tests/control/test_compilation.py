@@ -1,12 +1,15 @@
 """The real compiler child, as the daemon starts it."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edge_dac.artifacts.store import ArtifactStore
-from edge_dacd.compilation import CompilerError, CompilerProcess
+from edge_dacd.compilation import CompilerError, CompilerProcess, remove_left_behind
 from edge_dacd.compiler import Job
 
 
@@ -63,6 +66,28 @@ def test_killed_child(small_network, tmp_path):
     with pytest.raises(CompilerError, match="killed by SIGKILL") as error:
         list(process.events())
     assert error.value.code == "CompilerDied"
+
+
+def test_child_of_another_parent_ends_at_once(small_network, tmp_path):
+    """As one whose daemon was killed before the child could ask the kernel to end with it."""
+    job = job_for(small_network, tmp_path, budget={"speedup": 1.1})
+    command = [sys.executable, "-m", "edge_dacd.compiler", str(os.getppid())]
+    done = subprocess.run(command, input=job.to_json(), text=True, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
+
+
+def test_directories_left_behind_are_removed(small_network, tmp_path, monkeypatch):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    process = CompilerProcess(job_for(small_network, tmp_path, budget={}))
+    remove_left_behind(tmp_path / "another" / "store")
+    assert len(os.listdir(temporary)) == 1
+    remove_left_behind(tmp_path / "store")
+    assert os.listdir(temporary) == []
+    process.kill()
+    with pytest.raises(CompilerError):
+        list(process.events())
 
 
 def test_child_leaves_nothing_in_the_temporary_folder(small_network, tmp_path, monkeypatch):

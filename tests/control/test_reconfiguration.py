@@ -71,6 +71,16 @@ def test_idempotency_key_makes_one_change_of_two_also_after_a_restart(start):
     assert again.journal.head == first.generation
 
 
+def test_late_repetition_does_not_overtake_a_newer_change(start):
+    device = start()
+    device.change("set_budget", wait=False, budget=Budget(latency_ms=100.0), idempotency_key="old")
+    device.change("set_active_point", point="original", idempotency_key="new")
+    with pytest.raises(RequestError, match="superseded by generation 3") as error:
+        device.change("set_budget", budget=Budget(latency_ms=100.0), idempotency_key="old")
+    assert code_of(error) is grpc.StatusCode.ABORTED
+    assert (device.journal.head, device.factor) == (3, 1.0)
+
+
 @pytest.mark.parametrize("point", ["nonsense", "0" * 64])
 def test_unknown_point(start, point):
     with pytest.raises(RequestError, match="expected one operating point") as error:
