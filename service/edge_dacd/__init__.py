@@ -22,8 +22,8 @@ Where the parts meet
     A session of ONNX Runtime; then ``warm_up(shapes)``. ``point_id`` ``"original"`` is the model file itself.
 
 ``executor.Executor``
-    Slots for runs and the bounded lines before them; what it computes is ``running.compute``. ``waiting(model name)`` is
-    the queue depth.
+    Slots for runs and the bounded lines before them; what it computes is ``running.compute``, who may wait in an
+    overload is ``admission.Line``'s to say. ``waiting(model name)`` is the queue depth.
 
 ``rpc.handler(service name, servicer)``
     Turns a servicer into a gRPC handler. A servicer has one method per RPC, called as in ``proto/``, with

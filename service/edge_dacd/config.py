@@ -118,7 +118,7 @@ class ModelConfig:
 
     Attributes:
         path: the ONNX file; relative to the configuration file.
-        queue_size: requests that may wait; more are refused at once.
+        queue_size: requests that may wait in a burst; more are refused at once, and in a lasting overload earlier.
         max_batch_size: requests that may share a run, for models with a free first dimension; 1 for none.
         shapes: input shapes to warm up and plan at, for inputs with free extents.
         budget: the keys of a budget: ``latency_ms`` and ``percentile``, ``speedup``, ``max_error``, ...

@@ -3,7 +3,7 @@
 A request runs on the thread that received it, so nothing is handed from thread to thread. It enters the line of its
 model, waits for a free slot (the most urgent first, then first come, first served), computes and leaves. What cannot be
 served is refused at once: a full line with RESOURCE_EXHAUSTED, a passed deadline with DEADLINE_EXCEEDED before the run
-starts.
+starts. Who may wait when there is more to do than the device can, `admission` says.
 
 A request that gets a slot may take others of its kind along from the line. They share its run and wait for its result.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 
 import grpc
 
+from edge_dacd.admission import Line
 from edge_dacd.status import RequestError
 
 DEFAULT_PRIORITY = 100
@@ -60,6 +61,11 @@ class Ticket(Generic[Work, Result]):
     _cancelled: bool = False
     _outcome: Result | BaseException | None = None
 
+    @property
+    def most_in_run(self) -> int:
+        """How many requests like this one a run could serve."""
+        return 1 if self.kin is None else self.rows_capacity
+
 
 class Executor(Generic[Work, Result]):
     """The slots and the line before them.
@@ -73,15 +79,25 @@ class Executor(Generic[Work, Result]):
     def __init__(self, slots: int, compute: Callable[[Sequence[Work]], Sequence[Result | Exception]]) -> None:
         self.slots = slots
         self._compute = compute
-        self._free = slots
         self._lock = threading.Lock()
         # All lines in one, in the order of service. It is short: a few models with a bounded line each.
-        self._line: list[tuple[int, int, Ticket[Work, Result]]] = []
-        self._waiting: Counter[str] = Counter()
-        self._running: Counter[str] = Counter()
+        self._queue: list[tuple[int, int, Ticket[Work, Result]]] = []
+        self._lines: defaultdict[str, Line] = defaultdict(Line)
+        self._running: dict[Ticket[Work, Result], float] = {}
+        """Who holds a slot, and since when."""
         self._held: Counter[str] = Counter()
         self._left = threading.Condition(self._lock)
         self._sequence = count()
+
+    def check_room(self, line: str, line_capacity: int) -> None:
+        """Refuse a request that could not enter ``line`` now, before anybody works on it.
+
+        Raises:
+            RequestError: RESOURCE_EXHAUSTED.
+        """
+        with self._lock:
+            if not self._may_start(line):
+                self._expect_room(line, line_capacity, time.monotonic())
 
     def perform(self, ticket: Ticket[Work, Result]) -> Result:
         """Wait for a slot in the line of ``ticket``, compute its work, and return the result.
@@ -115,37 +131,38 @@ class Executor(Generic[Work, Result]):
         """
         with self._left:
             self._held[line] += 1
-            self._left.wait_for(lambda: not self._running[line])
+            self._left.wait_for(lambda: all(ticket.line != line for ticket in self._running))
         try:
             yield
         finally:
             with self._lock:
                 self._held[line] -= 1
-                while self._free and (ticket := self._next()) is not None:
-                    self._free -= 1
-                    self._start(ticket)
+                self._start_next()
 
     def waiting(self, line: str) -> int:
         """How many wait in ``line`` now."""
         with self._lock:
-            return self._waiting[line]
+            return self._lines[line].waiting
 
     def running(self) -> int:
         """How many slots are taken now."""
         with self._lock:
-            return self.slots - self._free
+            return len(self._running)
 
     def _lead(self, ticket: Ticket[Work, Result]) -> None:
         """Holding a slot: compute ``ticket`` and its kin, hand the results out, give the slot on."""
         group = [ticket]
+        duration_s = None
         try:
             _check(ticket)
             group += self._take_kin(ticket)
+            started = time.monotonic()
             outcomes: Sequence[Result | BaseException] = self._compute([member.work for member in group])
+            duration_s = time.monotonic() - started
         except BaseException as error:  # noqa: BLE001 - handed to everyone who waits for it, and raised by `perform`
             outcomes = [error] * len(group)
         finally:
-            self._leave(ticket.line)
+            self._leave(ticket, duration_s)
         for member, outcome in zip(group, outcomes, strict=True):
             member._outcome = outcome
             if member is not ticket:
@@ -154,21 +171,37 @@ class Executor(Generic[Work, Result]):
     def _enter(self, ticket: Ticket[Work, Result]) -> None:
         with self._lock:
             _check(ticket)
-            if self._free and not self._held[ticket.line]:
-                self._free -= 1
-                self._running[ticket.line] += 1
+            now = time.monotonic()
+            if self._may_start(ticket.line):
+                self._lines[ticket.line].arrived(now, self.slots)
+                self._running[ticket] = now
                 ticket._granted = True
                 return
-            if self._waiting[ticket.line] >= ticket.line_capacity:
-                raise RequestError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"model {ticket.line!r}: expected at most {ticket.line_capacity} waiting requests, "
-                    "the queue is full",
-                )
-            self._waiting[ticket.line] += 1
+            line = self._expect_room(ticket.line, ticket.line_capacity, now)
+            line.arrived(now, self.slots)
+            line.waiting += 1
             ticket._wake.acquire()
-            insort(self._line, (ticket.priority, next(self._sequence), ticket))
+            insort(self._queue, (ticket.priority, next(self._sequence), ticket))
         self._wait(ticket)
+
+    def _expect_room(self, name: str, capacity: int, now: float) -> Line:
+        """The line ``name``, in which another request may wait. The caller holds the lock."""
+        line = self._lines[name]
+        if not line.has_room(capacity, self._expected_wait_s(now)):
+            line.overflowed(now, self.slots, capacity)
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"model {name!r}: expected at most {capacity} waiting requests, fewer while the device is overloaded; "
+                "the queue is full",
+            )
+        return line
+
+    def _expected_wait_s(self, now: float) -> float:
+        """How long a newcomer that cannot start now would wait for a slot. The caller holds the lock."""
+        left_s = (self._lines[ticket.line].run_s + since - now for ticket, since in self._running.items())
+        first_s = min(left_s, default=0.0)
+        ahead_s = sum(line.waiting * line.work_s for line in self._lines.values()) / self.slots
+        return max(0.0, first_s) + ahead_s
 
     def _wait(self, ticket: Ticket[Work, Result]) -> None:
         if ticket.deadline is None:
@@ -188,8 +221,8 @@ class Executor(Generic[Work, Result]):
 
     def _grant(self, ticket: Ticket[Work, Result]) -> None:
         """Take ``ticket`` out of the line. The caller holds the lock."""
-        self._line = [entry for entry in self._line if entry[2] is not ticket]
-        self._waiting[ticket.line] -= 1
+        self._queue = [entry for entry in self._queue if entry[2] is not ticket]
+        self._lines[ticket.line].waiting -= 1
         ticket._granted = True
 
     def _take_kin(self, leader: Ticket[Work, Result]) -> list[Ticket[Work, Result]]:
@@ -199,7 +232,7 @@ class Executor(Generic[Work, Result]):
         group: list[Ticket[Work, Result]] = []
         rows = leader.rows
         with self._lock:
-            for _, _, ticket in self._line:
+            for _, _, ticket in self._queue:
                 fits = ticket.kin == leader.kin and rows + ticket.rows <= leader.rows_capacity
                 if fits and not (ticket._cancelled or _is_expired(ticket)):
                     rows += ticket.rows
@@ -209,26 +242,26 @@ class Executor(Generic[Work, Result]):
                 ticket._taken_along = True
         return group
 
-    def _leave(self, line: str) -> None:
+    def _leave(self, leader: Ticket[Work, Result], duration_s: float | None) -> None:
+        """Give the slot of ``leader`` on, whose run took ``duration_s``; None if there was none."""
         with self._lock:
-            self._running[line] -= 1
+            if duration_s is not None:
+                self._lines[leader.line].ran(duration_s, leader.most_in_run)
+            del self._running[leader]
             self._left.notify_all()
-            ticket = self._next()
-            if ticket is None:
-                self._free += 1
-            else:
-                self._start(ticket)
+            self._start_next()
 
-    def _next(self) -> Ticket[Work, Result] | None:
-        """The first that may have a slot. One that was cancelled is awake already and takes itself out."""
-        waiting = (ticket for _, _, ticket in self._line)
-        return next((one for one in waiting if not (one._cancelled or self._held[one.line])), None)
+    def _may_start(self, line: str) -> bool:
+        return len(self._running) < self.slots and not self._held[line]
 
-    def _start(self, ticket: Ticket[Work, Result]) -> None:
-        """Give ``ticket`` a slot. The caller holds the lock."""
-        self._running[ticket.line] += 1
-        self._grant(ticket)
-        ticket._wake.release()
+    def _start_next(self) -> None:
+        """Give free slots to those who wait. The caller holds the lock."""
+        for _, _, ticket in list(self._queue):
+            # One that was cancelled is awake already and takes itself out.
+            if self._may_start(ticket.line) and not ticket._cancelled:
+                self._grant(ticket)
+                self._running[ticket] = time.monotonic()
+                ticket._wake.release()
 
 
 def _check(ticket: Ticket[Work, Result]) -> None:

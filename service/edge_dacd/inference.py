@@ -152,6 +152,8 @@ class InferenceServicer:
         started: int,
     ) -> bytes:
         client_deadline = None if remaining_s is None else time.monotonic() + remaining_s
+        # Before the tensors are decoded: in an overload, refusing must cost next to nothing.
+        self._executor.check_room(model.name, model.source.queue_size)
         wishes = read_wishes(request)
         feeds = decode_inputs(model, request, self._memory)
         targets = choose_outputs(model, request, self._memory)

@@ -27,7 +27,7 @@ class ModelSource:
         path: the original ONNX file.
         version: as clients see it.
         shapes: input shapes to warm up and plan at, for inputs with free extents.
-        queue_size: requests that may wait; more are refused at once.
+        queue_size: requests that may wait in a burst; more are refused at once.
         budget: what the model shall be compressed to, None to leave it as it is.
     """
 

@@ -82,6 +82,17 @@ def test_each_line_is_bounded_by_itself(occupied: Occupied) -> None:
     assert occupied.executor.waiting("n") == 1
 
 
+def test_room_is_known_before_the_work_is(occupied: Occupied) -> None:
+    occupied.executor.check_room("m", 1)
+    occupied.submit(Ticket("a", "m", 1))
+    with pytest.raises(RequestError, match="the queue is full") as caught:
+        occupied.executor.check_room("m", 1)
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    occupied.executor.check_room("n", 1)
+    occupied.free()
+    occupied.executor.check_room("m", 0)
+
+
 def test_expiry_and_cancellation_make_room(occupied: Occupied) -> None:
     expiring = occupied.submit(Ticket("a", "m", 2, deadline=time.monotonic() + 0.02))
     assert code(expiring) is grpc.StatusCode.DEADLINE_EXCEEDED

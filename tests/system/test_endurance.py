@@ -65,7 +65,7 @@ def test_memory_stays_flat(start_daemon: Any, model_folder: Path) -> None:
 def test_flood(start_daemon: Any, model_folder: Path, tmp_path: Path) -> None:
     """Four times as many requests as can be computed: the accepted stay quick, the others hear so at once."""
     path = tmp_path / "flood.toml"
-    path.write_text(f'[compute]\nthreads = 1\n[models.slow]\npath = "{model_folder / "slow.onnx"}"\nqueue_size = 1\n')
+    path.write_text(f'[compute]\nthreads = 1\n[models.slow]\npath = "{model_folder / "slow.onnx"}"\n')
     daemon = start_daemon("--config", path).wait_ready()
     request = slow_request(40)
     with grpc.insecure_channel(daemon.address) as channel:
@@ -83,7 +83,7 @@ def test_flood(start_daemon: Any, model_folder: Path, tmp_path: Path) -> None:
 
         calm = [ask()[0] for _ in range(100)]
         interval = float(np.median(calm)) / 4
-        with ThreadPoolExecutor(32) as pool:
+        with ThreadPoolExecutor(48) as pool:
             end, futures = time.monotonic() + FLOOD_S, []
             while time.monotonic() < end:
                 futures.append(pool.submit(ask))
