@@ -17,6 +17,11 @@ from edge_dac.errors import BudgetError, UsageError
 from edge_dac.planning.budget import Budget
 
 _T = TypeVar("_T")
+_TABLES_AT_RUN_TIME = frozenset({"models", "repository"})
+_KEYS_AT_RUN_TIME = frozenset(
+    f"server.{name}" for name in ("max_deadline_s", "shared_memory", "drain_s", "log_level", "log_format")
+)
+"""What a running daemon takes over from a configuration that has changed."""
 
 
 class ConfigError(UsageError):
@@ -162,6 +167,18 @@ def load_config(path: Path) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return config
+
+
+def needs_restart(running: Config, wanted: Config) -> list[str]:
+    """The keys in which ``wanted`` differs from ``running`` and that a running daemon cannot take over."""
+    return [
+        key
+        for table in fields(Config)
+        if table.name not in _TABLES_AT_RUN_TIME
+        for item in fields(getattr(running, table.name))
+        if (key := f"{table.name}.{item.name}") not in _KEYS_AT_RUN_TIME
+        and getattr(getattr(running, table.name), item.name) != getattr(getattr(wanted, table.name), item.name)
+    ]
 
 
 def check(config: Config) -> None:

@@ -9,8 +9,9 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edge_dac.errors import RefusedError
-from edge_dacd.config import Config
+from edge_dac.errors import EdgeDacError, RefusedError
+from edge_dacd import logs
+from edge_dacd.config import Config, needs_restart
 from edge_dacd.control_plane import ControlPlane
 from edge_dacd.executor import Executor
 from edge_dacd.inference import SERVICE, InferenceServicer
@@ -32,7 +33,9 @@ class Daemon:
     calls, let those in flight finish.
 
     Args:
-        find_sources: the models that could be served, looked up again at each reload.
+        config: to start with.
+        read_config: reads the configuration again at each reload.
+        find_sources: the models that could be served under a configuration, looked up again at each reload.
         required: names of models without which the daemon does not start.
         state: folder for operating points and history.
     """
@@ -40,19 +43,23 @@ class Daemon:
     def __init__(
         self,
         config: Config,
-        find_sources: Callable[[], Mapping[str, ModelSource]],
+        read_config: Callable[[], Config],
+        find_sources: Callable[[Config], Mapping[str, ModelSource]],
         required: Sequence[str],
         state: Path,
     ) -> None:
-        self._config = config
+        self._read_config = read_config
+        self._find_sources = find_sources
+        self._config = self._started_with = config
         self._required = required
         self._state = state
         self._notifier = Notifier()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         threads = config.compute.threads or len(os.sched_getaffinity(0))
         slots = min(config.compute.parallel_runs, threads)
-        self._repository = ModelRepository(find_sources, threads // slots)
+        self._repository = ModelRepository(lambda: find_sources(self._config), threads // slots)
         self._executor = Executor(slots, compute)
+        self._memory = SharedMemory()
         self._ready = False
 
     def run(self) -> int:
@@ -69,7 +76,11 @@ class Daemon:
         control = ControlPlane(self._repository, self._config, self._state, self._executor.hold)
         metrics = self._start_metrics(control)
         self._load_models()
-        server = self._build_server(control)
+        inference = InferenceServicer(
+            self._repository, self._executor, self._memory, control.authorizer, is_ready=lambda: self._ready
+        )
+        server = self._build_server(inference, control)
+        self._take_over(server, inference)
         server.start()
         control.start(server.addresses)
         self._ready = True
@@ -77,7 +88,7 @@ class Daemon:
         for address in server.addresses:
             _log.info("listening", extra={"address": address})
         self._notifier.ready(self._status())
-        self._wait(server)
+        self._wait(server, inference)
         self._ready = False
         self._notifier.stopping()
         _log.info("draining")
@@ -97,20 +108,19 @@ class Daemon:
         if failures and not self._repository.models():
             raise RefusedError(next(iter(failures.values())))
 
-    def _build_server(self, control: ControlPlane) -> Server:
+    def _build_server(self, inference: InferenceServicer, control: ControlPlane) -> Server:
         limits = self._config.server
-        memory = SharedMemory(enabled=limits.shared_memory)
-        inference = InferenceServicer(
-            self._repository,
-            self._executor,
-            memory,
-            control.authorizer,
-            is_ready=lambda: self._ready,
-            longest_deadline_s=limits.max_deadline_s or None,
-        )
         handlers = {SERVICE: handler(SERVICE, inference), **control.handlers()}
         size = limits.max_message_bytes or message_bytes_for(self._repository.models())
         return Server(limits, handlers, size)
+
+    def _take_over(self, server: Server, inference: InferenceServicer) -> None:
+        """Put in force what may change while the daemon runs, see ``needs_restart``."""
+        limits = self._config.server
+        logs.configure(limits.log_level, limits.log_format)
+        self._memory.enabled = limits.shared_memory
+        inference.longest_deadline_s = limits.max_deadline_s or None
+        server.drain_s = limits.drain_s
 
     def _start_metrics(self, control: ControlPlane) -> MetricsServer | None:
         address = self._config.server.metrics_listen
@@ -126,7 +136,7 @@ class Daemon:
         _log.info("metrics", extra={"address": metrics.address})
         return metrics
 
-    def _wait(self, server: Server) -> None:
+    def _wait(self, server: Server, inference: InferenceServicer) -> None:
         """Keep the watchdog fed and reload on SIGHUP until told to end."""
         interval = self._notifier.watchdog_interval_s
         while True:
@@ -140,14 +150,30 @@ class Daemon:
                 continue
             if received != signal.SIGHUP:
                 return
-            self._reload()
+            self._notifier.reloading()
+            if self._reload_config():
+                self._take_over(server, inference)
+            self._reload_models()
+            self._notifier.ready(self._status())
 
-    def _reload(self) -> None:
-        self._notifier.reloading()
+    def _reload_config(self) -> bool:
+        """Read the configuration again; one that cannot be used changes nothing."""
+        try:
+            config = self._read_config()
+            self._find_sources(config)
+        except EdgeDacError as error:
+            _log.error("configuration not reloaded", extra={"reason": str(error)})
+            return False
+        keys = needs_restart(self._started_with, config)
+        if keys:
+            _log.warning("these changes need a restart", extra={"keys": keys})
+        self._config = config
+        return True
+
+    def _reload_models(self) -> None:
         for name, reason in self._repository.reload().items():
             _log.error("model not reloaded", extra={"model": name, "reason": reason})
         _log.info("reloaded", extra={"models": [model.name for model in self._repository.models()]})
-        self._notifier.ready(self._status())
 
     def _status(self) -> str:
         names = [model.name for model in self._repository.models()]

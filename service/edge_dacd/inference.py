@@ -73,6 +73,8 @@ class InferenceServicer:
 
     Args:
         authorizer: decides who may load and unload models.
+
+    Attributes:
         longest_deadline_s: no request waits longer than this for its run, whatever its client allows; None for no
             limit.
     """
@@ -85,14 +87,13 @@ class InferenceServicer:
         authorizer: Authorizer,
         *,
         is_ready: Callable[[], bool],
-        longest_deadline_s: float | None = None,
     ) -> None:
         self._repository = repository
         self._executor = executor
         self._memory = memory
         self._authorizer = authorizer
         self._is_ready = is_ready
-        self._longest_deadline_s = longest_deadline_s
+        self.longest_deadline_s: float | None = None
 
     # Inference. Requests and answers have their own wire form, see `framing`.
 
@@ -164,7 +165,7 @@ class InferenceServicer:
             model.name,
             model.source.queue_size,
             wishes.priority,
-            deadline_of(wishes, remaining_s, self._longest_deadline_s),
+            deadline_of(wishes, remaining_s, self.longest_deadline_s),
             work.kin(),
             work.rows,
             model.source.max_batch_size,

@@ -22,20 +22,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        config = load_config(options.config) if options.config else Config()
-        config = _with_flags(config, options)
-        check(config)
-        budget = _budget(options)
+        read = partial(_configuration, options)
+        config = read()
         base = options.config.parent if options.config else Path.cwd()
-        find = partial(find_sources, config, base, options.models, budget, _shapes(options))
-        sources = find()
+        find = partial(find_sources, base=base, paths=options.models, budget=_budget(options), shapes=_shapes(options))
+        sources = find(config)
         if options.check:
             print(f"{len(sources)} models: {', '.join(sorted(sources))}")  # noqa: T201 - the answer of the command
             return 0
         logs.configure(config.server.log_level, config.server.log_format)
         memory.keep_buffers()
         required = [path.stem for path in options.models] or (list(sources) if len(sources) == 1 else [])
-        return Daemon(config, find, required, _state(config)).run()
+        return Daemon(config, read, find, required, _state(config)).run()
     except EdgeDacError as error:
         print(f"edge-dacd: {error}", file=sys.stderr)  # noqa: T201 - the one line of a command that failed
         return error.exit_code
@@ -63,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--check", action="store_true", help="check configuration and flags, list the models, and end")
     return parser
+
+
+def _configuration(options: argparse.Namespace) -> Config:
+    """The file, if there is one, with the flags over it."""
+    config = _with_flags(load_config(options.config) if options.config else Config(), options)
+    check(config)
+    return config
 
 
 def _with_flags(config: Config, options: argparse.Namespace) -> Config:

@@ -43,6 +43,7 @@ class Server:
     Attributes:
         addresses: that it listens on, with the ports it got.
         probe_address: one of them, or of its own, that speaks no TLS: the daemon asks itself there whether it answers.
+        drain_s: how long calls in flight may take when it ends.
 
     Raises:
         UsageError: the files for TLS cannot be used.
@@ -50,7 +51,7 @@ class Server:
     """
 
     def __init__(self, config: ServerConfig, handlers: dict[str, grpc.GenericRpcHandler], message_bytes: int) -> None:
-        self._drain_s = config.drain_s
+        self.drain_s = config.drain_s
         self._pool = ThreadPoolExecutor(config.max_concurrent_requests, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
@@ -82,7 +83,7 @@ class Server:
     def drain(self) -> None:
         """Take no new calls, let those in flight end, at most for the configured time."""
         self.health.enter_graceful_shutdown()
-        self._server.stop(self._drain_s).wait()
+        self._server.stop(self.drain_s).wait()
         self._pool.shutdown()
         if self._private is not None:
             self._private.cleanup()

@@ -53,10 +53,14 @@ class Region:
 
 
 class SharedMemory:
-    """The registered regions, by name. Thread-safe."""
+    """The registered regions, by name. Thread-safe.
+
+    Attributes:
+        enabled: whether new ones may be registered.
+    """
 
     def __init__(self, enabled: bool = True) -> None:
-        self._enabled = enabled
+        self.enabled = enabled
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
 
@@ -67,7 +71,7 @@ class SharedMemory:
             RequestError: ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, or UNIMPLEMENTED when shared
                 memory is switched off.
         """
-        if not self._enabled:
+        if not self.enabled:
             raise RequestError(grpc.StatusCode.UNIMPLEMENTED, "shared memory is switched off in the configuration")
         if not name:
             raise invalid("shared memory region: expected a name, got none")

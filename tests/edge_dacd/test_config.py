@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_dacd.config import Config, ConfigError, load_config
+from edge_dacd.config import Config, ConfigError, load_config, needs_restart
 
 
 def load(folder: Path, text: str) -> Config:
@@ -73,3 +73,19 @@ def test_what_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load_config(tmp_path / "none.toml")
+
+
+def test_what_needs_a_restart(tmp_path: Path) -> None:
+    running = load(tmp_path, "")
+    at_run_time = (
+        '[server]\nmax_deadline_s = 2\nlog_level = "debug"\nlog_format = "json"\nshared_memory = false\ndrain_s = 1\n'
+        '[repository]\npath = "models"\n[models.a]\npath = "a.onnx"\n'
+    )
+    assert needs_restart(running, load(tmp_path, at_run_time)) == []
+    later = '[server]\nlisten = ["unix:/x"]\nkeepalive_s = 5\n[compute]\nthreads = 3\n[control]\ngovernor = false\n'
+    assert needs_restart(running, load(tmp_path, later)) == [
+        "server.listen",
+        "server.keepalive_s",
+        "compute.threads",
+        "control.governor",
+    ]

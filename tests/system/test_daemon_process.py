@@ -221,6 +221,46 @@ def test_sighup_replaces_a_changed_model_and_keeps_one_that_broke(
     assert ask(daemon.address) == 22
 
 
+def test_sighup_takes_over_a_changed_configuration_and_leaves_one_that_broke(
+    start_daemon: Any, model_folder: Path, tmp_path: Path, wait: Any
+) -> None:
+    path = tmp_path / "config.toml"
+    models = {name: f'[models.{name}]\npath = "{model_folder / name}.onnx"\n' for name in ("simple", "slow", "half")}
+    path.write_text(models["simple"] + models["slow"])
+    daemon = start_daemon("--config", path).wait_ready()
+
+    def reload(text: str) -> None:
+        path.write_text(text)
+        count = len(daemon.logged("reloaded"))
+        daemon.process.send_signal(signal.SIGHUP)
+        wait(lambda: len(daemon.logged("reloaded")) > count, "reloaded")
+
+    with triton.InferenceServerClient(daemon.address) as client:
+        forever = triton.InferInput("iterations", [1], "INT64")
+        forever.set_data_from_numpy(np.array([10_000_000], np.int64))
+        running = client.async_infer("slow", [forever], callback=lambda result, error: None)
+        reload(
+            "[server]\nmax_deadline_s = 0.05\nshared_memory = false\n[compute]\nparallel_runs = 2\n"
+            + models["slow"]
+            + models["half"]
+        )
+        assert daemon.logged("these changes need a restart")[0]["keys"] == ["compute.parallel_runs"]
+        assert client.is_model_ready("half")
+        with pytest.raises(triton.InferenceServerException, match="NOT_FOUND"):
+            client.is_model_ready("simple")
+        with pytest.raises(triton.InferenceServerException, match="switched off in the configuration"):
+            client.register_system_shared_memory("region", "edge_dac_region", 8)
+        with pytest.raises(triton.InferenceServerException, match="before the run could start"):
+            client.infer("slow", [forever], client_timeout=20)
+        for broken in ("[server]\nport = 1\n", "no TOML", "[compute]\nthreads = -1\n"):
+            reload(broken)
+        assert [entry["level"] for entry in daemon.logged("configuration not reloaded")] == ["error"] * 3
+        assert client.is_model_ready("half")
+        reload(models["simple"])
+        running.cancel()
+    assert ask(daemon.address) == 2
+
+
 def test_loading_and_unloading_need_the_token(start_daemon: Any, simple: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("correct horse battery staple\n")
     path = tmp_path / "config.toml"
