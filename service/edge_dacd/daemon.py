@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from edge_dacd.rpc import handler
 from edge_dacd.running import compute
 from edge_dacd.server import AddressError, Server, answers, check_free, message_bytes_for
 from edge_dacd.shared_memory import SharedMemory
+from edge_dacd.signals import Signals
 from edge_dacd.systemd import Notifier
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ class Daemon:
         self._required = required
         self._state = state
         self._notifier = Notifier()
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         threads = config.compute.threads or len(os.sched_getaffinity(0))
         slots = min(config.compute.parallel_runs, threads)
         self._repository = ModelRepository(lambda: find_sources(self._config), threads // slots)
@@ -69,8 +68,7 @@ class Daemon:
             AddressError: an address cannot be listened on.
             RefusedError: a required model, or every model, cannot be loaded.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda received, _: self._signals.put(received))
+        signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         for address in self._config.server.listen:
             check_free(address)
         control = ControlPlane(self._repository, self._config, self._state, self._executor.hold)
@@ -88,7 +86,7 @@ class Daemon:
         for address in server.addresses:
             _log.info("listening", extra={"address": address})
         self._notifier.ready(self._status())
-        self._wait(server, inference)
+        self._wait(signals, server, inference)
         self._ready = False
         self._notifier.stopping()
         _log.info("draining")
@@ -96,6 +94,7 @@ class Daemon:
         server.drain()
         if metrics is not None:
             metrics.close()
+        signals.close()
         _log.info("stopped")
         return 0
 
@@ -136,13 +135,12 @@ class Daemon:
         _log.info("metrics", extra={"address": metrics.address})
         return metrics
 
-    def _wait(self, server: Server, inference: InferenceServicer) -> None:
+    def _wait(self, signals: Signals, server: Server, inference: InferenceServicer) -> None:
         """Keep the watchdog fed and reload on SIGHUP until told to end."""
         interval = self._notifier.watchdog_interval_s
         while True:
-            try:
-                received = self._signals.get(timeout=interval)
-            except queue.Empty:
+            received = signals.next(interval)
+            if received is None:
                 if answers(server.probe_address, interval or 1.0):
                     self._notifier.watchdog()
                 else:
