@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from edge_dac.errors import EdgeDacError, RefusedError
@@ -68,7 +69,12 @@ class Daemon:
             AddressError: an address cannot be listened on.
             RefusedError: a required model, or every model, cannot be loaded.
         """
-        signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        with closing(Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))) as signals:
+            self._run(signals)
+        _log.info("stopped")
+        return 0
+
+    def _run(self, signals: Signals) -> None:
         for address in self._config.server.listen:
             check_free(address)
         control = ControlPlane(self._repository, self._config, self._state, self._executor.hold)
@@ -94,9 +100,6 @@ class Daemon:
         server.drain()
         if metrics is not None:
             metrics.close()
-        signals.close()
-        _log.info("stopped")
-        return 0
 
     def _load_models(self) -> None:
         failures = self._repository.reload()
