@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from typing import Any
 
 from edge_dac.cli.output import print_json, print_table
@@ -16,6 +17,7 @@ def add_parser(subparsers: Any) -> None:
     """The arguments of ``edge-dac status``."""
     parser = subparsers.add_parser("status", help="what devices are and what their models do")
     parser.add_argument("--points", action="store_true", help="also list the operating points of each model")
+    parser.add_argument("--history", action="store_true", help="also list the generations that can be rolled back to")
     add_target(parser)
     parser.set_defaults(run=run)
 
@@ -35,10 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     if rows:
         columns = ("device", "host", "model", "gen.", "budget", "point", "latency ms", "p95 now", "note")
         print_table("edge-dac status", columns, rows)
-    if arguments.points:
-        for answer in good:
-            for model in answer.value[1]:
+    for answer in good:
+        for model in answer.value[1]:
+            if arguments.points:
                 print_points(answer.target, model)
+            if arguments.history:
+                print_history(answer.target, model)
     return report_errors(answers)
 
 
@@ -58,6 +62,24 @@ def print_points(target: str, model: ModelState) -> None:
     ]
     columns = ("", "point", "latency ms", "p95 ms", "error", "MACs", "loaded")
     print_table(f"{target} {model.name}: {model.active_reason}", columns, rows)
+
+
+def print_history(target: str, model: ModelState) -> None:
+    """A table of the generations, the newest last."""
+    rows = [
+        (
+            generation.number,
+            datetime.fromtimestamp(generation.created_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            generation.state,
+            generation.cause,
+            show_budget(generation.budget),
+            (generation.active_point or "")[:12],
+            generation.message,
+        )
+        for generation in model.history
+    ]
+    columns = ("gen.", "UTC", "state", "cause", "budget", "point", "note")
+    print_table(f"{target} {model.name}: generations", columns, rows)
 
 
 def show_budget(budget: Budget | None) -> str:

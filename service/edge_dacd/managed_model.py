@@ -154,14 +154,18 @@ class ManagedModel:
         accepted = self.journal.accept(draft, **noted)
         if self.pending is not None:
             self.pending.reject(aborted(f"model {self.name!r}: superseded by generation {accepted.number}"))
+        return accepted, self.take_up(accepted)
+
+    def take_up(self, accepted: Generation) -> Pending:
+        """Work on a durable generation begins, or goes on after a restart."""
         self.pending = Pending(accepted.number)
-        if request.idempotency_key:
-            self._keys[request.idempotency_key] = self.pending
+        if accepted.idempotency_key:
+            self._keys[accepted.idempotency_key] = self.pending
             if len(self._keys) > _KEYS_KEPT:
                 del self._keys[next(iter(self._keys))]
         self._events.publish(self.name, accepted={"generation": accepted.number, "cause": accepted.cause})
         _log.info("accepted", extra={"model": self.name, "generation": accepted.number, "cause": accepted.cause})
-        return accepted, self.pending
+        return self.pending
 
     def check_expected(self, request: ChangeRequest) -> None:
         """

@@ -141,7 +141,9 @@ class Reconfigurator:
         if configured is not None and configured != journal.configured_budget:
             draft = Generation(0, State.PENDING, "configuration", budget=configured, best_effort=True)
         elif pending is not None:
-            draft = pending
+            managed.take_up(pending)
+            self._start(managed, pending)
+            return
         elif applied is None or (applied.budget is None and journal.model_digest == model.digest):
             return
         elif journal.model_digest != model.digest:
@@ -156,7 +158,7 @@ class Reconfigurator:
             else:
                 self._queue.when_idle(managed.points.offer)
             return
-        request = ChangeRequest(model.name, draft.cause, idempotency_key=draft.idempotency_key)
+        request = ChangeRequest(model.name, draft.cause)
         generation, _ = managed.accept(request, draft)
         self._start(managed, generation)
 

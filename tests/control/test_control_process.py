@@ -114,6 +114,38 @@ def test_killed_at_a_hundred_random_moments(serve, prepared):
     kill_at_random_moments(serve, prepared, 100)
 
 
+def kill_in_reconfigurations(serve, small_network, rounds):
+    """Each budget is cut short at a random one of the events that it causes; after the last start it is applied."""
+    rng = random.Random(3)
+    for _ in range(rounds):
+        daemon = serve(small_network)
+        with ControlClient(daemon.address) as client:
+            events = client.watch()
+            next(events)
+            number = client.set_budget("small", Budget(max_error=0.5), ChangeOptions(no_wait=True)).generation
+            for _ in range(rng.randint(2, 12)):
+                next(events)
+            children = psutil.Process(daemon.process.pid).children()
+            daemon.stop(signal.SIGKILL)
+            assert psutil.wait_procs(children, timeout=10)[1] == []
+            with pytest.raises(ControlError):
+                list(events)
+    with ControlClient(serve(small_network).address) as client:
+        state = client.model("small")
+        assert number in (state.pending_generation, state.generation)
+        assert not state.last_failure
+        poll(lambda: client.model("small").generation == number, "the change that was cut short has been made")
+
+
+def test_killed_in_the_middle_of_a_compilation(serve, small_network):
+    kill_in_reconfigurations(serve, small_network, 1)
+
+
+@pytest.mark.slow
+def test_killed_at_a_hundred_moments_of_reconfigurations(serve, small_network):
+    kill_in_reconfigurations(serve, small_network, 100)
+
+
 def test_storm_of_budgets_under_load(serve, prepared):
     daemon = serve(prepared.model, prepared.state)
     with ControlClient(daemon.address) as client, Load(daemon.address, prepared.ids.values(), clients=2) as load:

@@ -30,7 +30,7 @@ def run(command, address):
 def test_walkthrough(serve, small_network):
     typed = commands()
     assert [command.split()[0] for command in typed] == [
-        "discover", "status", "budget", "budget", "watch", "pin", "pin", "rollback", "ranks"
+        "discover", "status", "budget", "budget", "watch", "pin", "pin", "status", "rollback", "ranks"
     ]  # fmt: skip
     if importlib.util.find_spec("zeroconf") is None:
         typed.remove("discover")
