@@ -139,20 +139,20 @@ class ServedModel:
         Args:
             max_error: what the request has wished for.
         """
-        longest_ms = chosen.figures.longest_ms
-        if self.is_fixed or longest_ms is None or longest_ms <= remaining_ms:
+        latency_ms = chosen.figures.latency_ms
+        if self.is_fixed or latency_ms is None or latency_ms <= remaining_ms:
             return chosen
         known = [
-            (figures.longest_ms, figures.predicted_error, runtime)
+            (figures.latency_ms, figures.predicted_error, runtime)
             for runtime in self._loaded()
-            if (figures := runtime.figures).longest_ms is not None
+            if (figures := runtime.figures).latency_ms is not None
             and figures.predicted_error is not None
             and (max_error is None or figures.predicted_error <= max_error)
         ]
         fast_enough = [one for one in known if one[0] <= remaining_ms]
         if fast_enough:
             return min(fast_enough, key=lambda one: one[1])[2]
-        return min(known, key=lambda one: one[0], default=(longest_ms, 0.0, chosen))[2]
+        return min(known, key=lambda one: one[0], default=(latency_ms, 0.0, chosen))[2]
 
     def _loaded(self) -> list[Runtime]:
         with self._lock:

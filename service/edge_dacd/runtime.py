@@ -45,11 +45,6 @@ class PointFigures:
     latency_p95_ms: float | None = None
     predicted_error: float | None = None
 
-    @property
-    def longest_ms(self) -> float | None:
-        """What nearly every run stays below, as far as it is known."""
-        return self.latency_ms if self.latency_p95_ms is None else self.latency_p95_ms
-
 
 class Runtime:
     """A session of ONNX Runtime with its operating-point id, digest and figures; ``run`` from any thread.
