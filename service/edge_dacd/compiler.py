@@ -6,7 +6,8 @@ writes JSON events, one a line, to standard output:
 * ``{"event": "progress", "phase", "percent", "eta_s", "message"}``
 * ``{"event": "point", "role", "digest", "plan", "size_bytes"}``: an operating point is in the store; ``role`` is
   ``budget`` or ``ladder``. ``digest`` is null if nothing was stored: in a dry run, or if the model stays as it is.
-* ``{"event": "unreachable", "message", "latency_ms", "error"}``: the budget cannot be met; the best that was found.
+* ``{"event": "unreachable", "message", "latency_ms", "error"}``: the budget cannot be met; the best that was found,
+  latency at the percentile of the budget.
   With ``best_effort`` a ``point`` follows.
 * ``{"event": "done"}`` or ``{"event": "failed", "code", "message"}``; ``code`` is a class name of ``edge_dac.errors``,
   ``MemoryError`` or ``InternalError``.
@@ -167,17 +168,17 @@ def _for_budget(planner: Planner, job: Job) -> Compressed | None:
     """The operating point for the budget, or the best found if that will do."""
     from edge_dac.compression import plan_for
 
+    budget = Budget.from_json(job.budget or {})
     try:
-        return plan_for(planner, Budget.from_json(job.budget or {}))
+        return plan_for(planner, budget)
     except BudgetUnreachableError as error:
         best: Compressed | None = error.best
-        plan = best.plan if best is not None else None
-        emit(
-            "unreachable",
-            message=" ".join(str(error).split()),
-            latency_ms=plan.measured_latency_ms if plan else None,
-            error=plan.predicted_error if plan else None,
-        )
+        latency_ms = predicted_error = None
+        if best is not None and best.plan.measured_ratio is not None:
+            # At the percentile of the budget, so that asking for this latency asks for what can be.
+            latency_ms = planner.original_percentile_ms(budget.percentile) * best.plan.measured_ratio
+            predicted_error = best.plan.predicted_error
+        emit("unreachable", message=" ".join(str(error).split()), latency_ms=latency_ms, error=predicted_error)
         return best if job.best_effort else None
 
 
