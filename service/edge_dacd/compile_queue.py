@@ -209,7 +209,7 @@ class CompileQueue:
             managed.outdate()
         budget = Budget.from_json(generation.budget or {})
         job = self._job(managed, generation, ladder_points=0 if budget.fixes_ranks else LADDER_POINTS)
-        met, applied = True, False
+        met, made = True, None
         try:
             with self._child(managed, job, _Kind.CHANGE) as running:
                 for event in self._events_of(running, generation.number):
@@ -218,15 +218,21 @@ class CompileQueue:
                         if not generation.best_effort:
                             managed.fail(generation, _impossible(event))
                     elif event["event"] == "point" and event["role"] == "budget":
-                        applied = True
+                        made = event
                         running.kind = _Kind.LADDER
-                        managed.apply(generation, event["digest"] or ORIGINAL, _reason(event, met), budget_met=met)
+                        if managed.points.make_room(event["size_bytes"]):
+                            _apply(managed, generation, made, met)
+                        else:
+                            # The child's own memory may be what is missing: the rest of the ladder is made later.
+                            with self._changed:
+                                self._stop_running(managed, also_ladders=True)
         except CompilerError as error:
-            if applied:  # only the ladder was cut short; the change stands
+            if made is not None:  # only the ladder was cut short; the change stands
                 managed.report(0, _status(error))
             else:
                 managed.fail(generation, _status(error))
-        if applied:
+        if made is not None:
+            _apply(managed, generation, made, met)
             self._after_job(managed)
         elif not self._closed:  # else it stays pending: the next start goes on with it
             managed.fail(generation, RequestError(grpc.StatusCode.INTERNAL, "the compiler made no operating point"))
@@ -316,6 +322,11 @@ class CompileQueue:
                 self._events.publish(running.managed.name, progress={"generation": number, **progress})
             else:
                 yield event
+
+
+def _apply(managed: ManagedModel, generation: Generation, made: dict[str, Any], met: bool) -> None:
+    """Nothing happens if the generation is decided already."""
+    managed.apply(generation, made["digest"] or ORIGINAL, _reason(made, met), budget_met=met)
 
 
 def _status(error: CompilerError) -> RequestError:

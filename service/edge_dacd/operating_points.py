@@ -229,6 +229,13 @@ class ModelPoints:
                 except EdgeDacError as error:
                     _log.warning("point not offered", extra={"model": self.model.name, "reason": str(error)})
 
+    def make_room(self, size_bytes: int) -> bool:
+        """Whether a point of this size can be loaded beside the active one, if need be in the place of idle ones."""
+        if self._has_room(size_bytes):
+            return True
+        self.shed()
+        return self._has_room(size_bytes)
+
     def shed(self) -> None:
         """Release every runtime but the active one."""
         with self._lock:
@@ -244,11 +251,7 @@ class ModelPoints:
 
     def _load(self, point_id: str, *, make_room: bool) -> Runtime:
         size_bytes = self._original_size if point_id == ORIGINAL else self._store.look_up(point_id).size_bytes
-        has_room = self._has_room(size_bytes)
-        if make_room and not has_room:
-            self.shed()
-            has_room = self._has_room(size_bytes)
-        if not has_room:
+        if not (self.make_room(size_bytes) if make_room else self._has_room(size_bytes)):
             needed, available = self._needed_bytes(size_bytes), self._available_memory_bytes() or 0
             raise MemoryShortError(
                 f"model {self.model.name!r}: expected {needed >> 20} MiB free for operating point {point_id[:12]} "

@@ -31,7 +31,8 @@ class Device:
             self.available_memory_bytes,
             self.executor.hold,
         )
-        source = ModelSource("scale", prepared.model, budget=budget)
+        self.name = prepared.model.stem
+        source = ModelSource(self.name, prepared.model, budget=budget)
         self.model = ServedModel(source, Runtime.load(prepared.model, threads=1), 0.0)
         self.reconfigurator.attach(self.model)
 
@@ -43,7 +44,7 @@ class Device:
         return self.memory_bytes
 
     def change(self, cause, *, wait=True, **values):
-        return self.reconfigurator.change(ChangeRequest("scale", cause, **values), wait=wait, is_wanted=lambda: True)
+        return self.reconfigurator.change(ChangeRequest(self.name, cause, **values), wait=wait, is_wanted=lambda: True)
 
     @property
     def factor(self):
@@ -51,4 +52,4 @@ class Device:
 
     @property
     def journal(self):
-        return self.reconfigurator.managed("scale").journal
+        return self.reconfigurator.managed(self.name).journal

@@ -1,9 +1,12 @@
 """The reconfigurator in this process, with a real store, real runtimes and, where a plan is made, the real child."""
 
 import threading
+from types import SimpleNamespace
 
 import grpc
+import psutil
 import pytest
+from control.device import Device
 from control.serving import poll
 
 from edge_dac.errors import ArtifactError, UsageError
@@ -182,6 +185,24 @@ def test_governor_revives_what_could_not_come_back(short, prepared):
     prepared.model.write_bytes(model)
     points.revive()
     assert short.factor == 1.0
+
+
+class CrowdedDevice(Device):
+    """Its memory is short while a compiler child lives, and only then."""
+
+    def available_memory_bytes(self):
+        return 0 if psutil.Process().children() else 1 << 40
+
+
+def test_compiler_gives_way_to_the_point_that_it_has_made(small_network, tmp_path):
+    device = CrowdedDevice(SimpleNamespace(model=small_network, state=tmp_path / "state"))
+    try:
+        outcome = device.change("set_budget", budget=Budget(max_error=0.5))
+        assert outcome.applied
+        assert outcome.point.id != "original"
+        assert device.model.active.point_id == outcome.point.id
+    finally:
+        device.reconfigurator.close()
 
 
 def test_serves_the_last_good_point_with_memory_for_one(start):
