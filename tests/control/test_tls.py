@@ -53,6 +53,23 @@ def test_control_and_inference_over_tls(serve, prepared, tmp_path, fleet, device
         assert client.infer("scale", [tensor]).as_numpy("y").tolist() == [[1.0] * 8]
 
 
+def test_renewed_certificate_needs_no_restart(serve, prepared, tmp_path, fleet, device):
+    daemon = serve(prepared.model, prepared.state, *configure(tmp_path, device))
+    with ControlClient(daemon.address, token=TOKEN, tls=ClientTls(fleet.certificate)) as client:
+        assert client.models()
+    text = device[0].read_text()
+    device[0].write_text("damaged")
+    with ControlClient(daemon.address, token=TOKEN, tls=ClientTls(fleet.certificate)) as client:
+        assert client.models()  # what cannot be used does not lock operators out
+    assert daemon.entries("the certificates before stay in use")
+    device[0].write_text(text)
+    other = Authority(tmp_path, "other")
+    for new, old in zip(other.issue("renewed"), device, strict=True):
+        new.replace(old)
+    with ControlClient(daemon.address, token=TOKEN, tls=ClientTls(other.certificate)) as client:
+        assert client.models()
+
+
 def test_neither_clear_text_nor_a_foreign_certificate(serve, prepared, tmp_path, device):
     daemon = serve(prepared.model, prepared.state, *configure(tmp_path, device))
     other = Authority(tmp_path, "other")
