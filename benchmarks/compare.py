@@ -108,7 +108,7 @@ def compare_task(task: Task) -> report.Comparison:
         rows=rows,
         missing=missing,
         layer_share=_layer_share(task, feeds),
-        machine=report.machine(),
+        machine=report.machine(("onnxruntime", "ncnn", "MNN", "openvino")),
     )
 
 

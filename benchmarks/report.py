@@ -44,14 +44,14 @@ class Comparison:
     machine: str
 
 
-def machine() -> str:
-    """Processor, date and versions, one line."""
+def machine(packages: Sequence[str]) -> str:
+    """Date, processor and the versions of ``packages``, one line."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "ncnn", "MNN", "openvino"))
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"{datetime.now(UTC):%Y-%m-%d}, {model} ({platform.machine()}), {versions}"
 
 

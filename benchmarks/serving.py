@@ -1,9 +1,9 @@
-"""What serving costs: session.run, edge-dac (TCP, Unix socket, shared memory), KServe, MLServer, interleaved.
+"""What serving costs: session.run, edge-dac (TCP, Unix socket, shared memory), bare gRPC, KServe, MLServer, interleaved.
 
 The same models, the same client (tritonclient), one compute thread each:
 
     python -m benchmarks.serving --install        # once: KServe and MLServer, into environments of their own
-    python -m benchmarks.serving [--rounds N] [--seconds S] [--json FILE]
+    python -m benchmarks.serving [--rounds N] [--seconds S] [--output FILE] [--json FILE]
 
 One client: every round asks each server once, and the overhead is the difference to ``session.run`` in the same round.
 Four clients: processes that ask as fast as they can, the servers in turn, several times over; beside the rate, the
@@ -35,14 +35,19 @@ import onnxruntime as ort
 import psutil
 import tritonclient.grpc as triton
 from onnx import TensorProto, helper, numpy_helper
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 from tritonclient.utils import shared_memory as shm
+
+from benchmarks.report import machine
+from benchmarks.serving_page import page
 
 Array = npt.NDArray[np.float32]
 Ask = Callable[[], object]
 SERVERS = Path(__file__).parent / "servers"
 CACHE = Path(os.environ.get("EDGE_DAC_CACHE", Path.home() / ".cache" / "edge-dac"))
 PEERS = {"kserve": "kserve==0.21.0", "mlserver": "mlserver==1.7.1"}
+PACKAGES = ("grpcio", "onnxruntime", "tritonclient")
 SHAPES = {"image": (1, 3, 224, 224), "small": (1, 16)}
 START_LIMIT_S = 90.0
 CLIENTS = 4
@@ -146,6 +151,7 @@ def start_servers(stack: ExitStack, folder: Path, models: dict[str, Path]) -> li
         Endpoint("edge-dac Unix socket", unix, pid),
         Endpoint("edge-dac shared memory", unix, pid, shared_memory=True),
     ]
+    endpoints += bare_endpoints(stack, folder)
     for name, start in (("kserve", kserve_command), ("mlserver", mlserver_command)):
         if not peer_python(name).exists():
             print(f"{name}: not installed, left out; run with --install first", file=sys.stderr)
@@ -155,6 +161,16 @@ def start_servers(stack: ExitStack, folder: Path, models: dict[str, Path]) -> li
         pid = stack.enter_context(running(start(folder, port, models), folder, address, name))
         endpoints.append(Endpoint({"kserve": "KServe", "mlserver": "MLServer"}[name], address, pid))
     return endpoints
+
+
+def bare_endpoints(stack: ExitStack, folder: Path) -> list[Endpoint]:
+    answer = service_pb2.ModelInferResponse(raw_output_contents=[bytes(64)])
+    answer.outputs.add(name="y", datatype="FP32", shape=[1, 16])
+    (folder / "answer").write_bytes(answer.SerializeToString())
+    address = f"unix:{folder / 'bare.sock'}"
+    command = [sys.executable, str(SERVERS / "bare_server.py"), address, str(folder / "answer")]
+    pid = stack.enter_context(running(command, folder, address, "bare"))
+    return [Endpoint("bare gRPC", address, pid), Endpoint("bare gRPC, shared memory", address, pid, shared_memory=True)]
 
 
 def kserve_command(folder: Path, port: int, models: dict[str, Path]) -> list[str]:
@@ -301,30 +317,23 @@ def measure(rounds: int, seconds: float, repeats: int) -> dict[str, Any]:
     return result
 
 
-def show(result: dict[str, Any]) -> None:
-    for model, shape in SHAPES.items():
-        print(f"\n{model} {list(shape)} float32")
-        print(f"{'':26}{'p50 ms':>9}{'p95 ms':>9}{'overhead ms':>13}{'4 clients /s':>14}{'CPU ms each':>13}")
-        rates = result["four_clients"][model]
-        for name, figures in result["one_client"][model].items():
-            four = rates.get(name)
-            rate = f"{four['answers_per_s']:14.0f}{four['server_cpu_ms']:13.3f}" if four else ""
-            print(f"{name:26}{figures['p50_ms']:9.3f}{figures['p95_ms']:9.3f}{figures['overhead_p50_ms']:13.3f}{rate}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install", action="store_true", help="install the peers and end")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each throughput measurement")
     parser.add_argument("--repeats", type=int, default=3, help="of each throughput measurement")
+    parser.add_argument("--output", type=Path, help="also write the page here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if options.install:
         install()
         return
     result = measure(options.rounds, options.seconds, options.repeats)
-    show(result)
+    text = page(result, SHAPES, ", ".join([machine(PACKAGES), *(peer.replace("==", " ") for peer in PEERS.values())]))
+    print(text)
+    if options.output:
+        options.output.write_text(text)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,0 +1,59 @@
+"""From the figures of ``benchmarks.serving`` to the page ``docs/serving.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEAD = """# What serving costs
+
+Written by `python -m benchmarks.serving --output docs/serving.md`; do not edit by hand.
+
+The same light models behind every server, one compute thread each, tritonclient as the client, everything on one device.
+
+*One client*: every round asks each server once, in a new order every round. *Overhead* is the median of the difference
+to `session.run` in the same round: what client, protocol and server cost together. *Four clients*: processes that ask as
+fast as they can, the servers in turn; *CPU* is the server's processor time for an answer.
+
+`bare gRPC` is the least that a server in Python can do, `grpcio` with a constant answer and no model, over a Unix
+socket: the part of the overhead that is not edge-dac's. With shared memory the client writes the tensor into memory that
+both see, and the message carries its place only.
+"""
+TAIL = """## What was tried
+
+Measured side by side against the server as it is, interleaved, medians; kept is what the server does now.
+
+* Threads against asyncio (`grpc.aio`), same handler: 0.49 against 0.62 ms for a small message, 0.87 against 1.62 ms for
+  602 kB. Threads were kept.
+* Views of the received bytes instead of protobuf's copies, the answer joined once, freed buffers kept by the allocator
+  (1.39 to 0.85-0.99 ms of processor time for 602 kB), the run on the thread that received the request: kept.
+* A collector of garbage that is frozen after the start, registered method handlers, larger HTTP/2 frames and windows without
+  bandwidth probing, a thread pool without futures, 4 or 64 threads in it, a shorter switch interval of the interpreter:
+  no difference beyond the noise. Not kept.
+* gRPC's `GRPC_EXPERIMENTS=-event_engine_listener` (no thread of its own for reads): 4 % less latency for one client,
+  nothing to a fifth less throughput for four small ones. Not kept.
+* Driving gRPC's completion queue directly (`grpc._cython`), the run on the thread that polls: 0.13 ms less for each answer,
+  half of the server's processor time. It is private to grpcio and would mean streams, deadlines, health and reflection once
+  more. Not kept.
+"""
+
+
+def page(result: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], machine: str) -> str:
+    """The whole page. ``result``: see ``benchmarks.serving.measure``."""
+    parts = [HEAD, f"{machine}.\n"]
+    for model, shape in shapes.items():
+        parts += [f"## {'x'.join(map(str, shape))} float32\n", _table(result, model)]
+    return "\n".join([*parts, TAIL])
+
+
+def _table(result: Mapping[str, Any], model: str) -> str:
+    lines = [
+        "| | p50 ms | p95 ms | overhead ms | answers/s, 4 clients | CPU ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    rates = result["four_clients"][model]
+    for name, one in result["one_client"][model].items():
+        four = rates.get(name)
+        rate = f"{four['answers_per_s']:.0f} | {four['server_cpu_ms']:.2f}" if four else "- | -"
+        lines.append(f"| {name} | {one['p50_ms']:.2f} | {one['p95_ms']:.2f} | {one['overhead_p50_ms']:.2f} | {rate} |")
+    return "\n".join([*lines, ""])
