@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from edge_dac.device.sensors import Sensors
 from edge_dac.errors import EdgeDacError, RefusedError
 from edge_dacd import logs
 from edge_dacd.config import Config, needs_restart
 from edge_dacd.control_plane import ControlPlane
 from edge_dacd.executor import Executor
 from edge_dacd.inference import SERVICE, InferenceServicer
-from edge_dacd.metrics import MetricsServer, collect_process, collect_serving
+from edge_dacd.metrics import MetricsServer, collect_device, collect_process, collect_serving
 from edge_dacd.models import ModelRepository, ModelSource
 from edge_dacd.rpc import handler
 from edge_dacd.running import compute
@@ -129,7 +130,13 @@ class Daemon:
         if not address:
             return None
         host, _, port = address.rpartition(":")
-        collectors = (lambda: collect_serving(self._repository, self._executor), collect_process, control.collect)
+        sensors = Sensors()
+        collectors = (
+            lambda: collect_serving(self._repository, self._executor),
+            collect_process,
+            lambda: collect_device(sensors.read()),
+            control.collect,
+        )
         try:
             metrics = MetricsServer(host, int(port), collectors)
         except OSError as error:

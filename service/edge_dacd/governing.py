@@ -102,12 +102,16 @@ class Governing:
         """Metrics of the control plane."""
         generation = Family("edge_dac_generation", "gauge", "Newest applied generation.")
         decisions = Family("edge_dac_governor_decisions_total", "counter", "Changes of the operating point by itself.")
+        budget = Family("edge_dac_budget", "gauge", "The budget in force, in the unit that its key names.")
         for managed in self._reconfigurator.models():
             applied = managed.journal.applied
+            for key, value in (managed.budget.to_json() if managed.budget else {}).items():
+                if key != "layer_ranks":
+                    budget.add(value, model=managed.name, key=key)
             generation.add(applied.number if applied else 0, model=managed.name)
             watched = self._watched.get(managed.name)
             decisions.add(watched.decisions if watched else 0, model=managed.name)
-        return [generation, decisions]
+        return [generation, decisions, budget]
 
     def _work(self) -> None:
         while not self._stop.wait(_PERIOD_S):

@@ -130,15 +130,8 @@ class InferenceServicer:
         except Exception as error:
             status = explain(error)
             model.statistics.failed(status.code.name, time.perf_counter_ns() - started)
-            _log.debug(
-                "refused",
-                extra={
-                    "request_id": request.message.id,
-                    "model": model.name,
-                    "status": status.code.name,
-                    "reason": status.message,
-                },
-            )
+            reason = {"status": status.code.name, "reason": status.message}
+            _log.debug("refused", extra={"request_id": request.message.id, "model": model.name, **reason})
             if status is error:
                 raise
             raise status from error
@@ -159,7 +152,7 @@ class InferenceServicer:
         feeds = decode_inputs(model, request, self._memory)
         targets = choose_outputs(model, request, self._memory)
         names = [target.spec.name for target in targets]
-        work = Work(model, wishes, feeds, names, ort.RunOptions(), client_deadline)
+        work = Work(model, request.message.id, wishes, feeds, names, ort.RunOptions(), client_deadline)
         ticket: Ticket[Work, Run] = Ticket(
             work,
             model.name,
@@ -174,17 +167,19 @@ class InferenceServicer:
         run = call.perform(ticket)
         computed = time.perf_counter_ns()
         data = serialize(encode_answer(model, request.message.id, targets, run.arrays))
-        model.statistics.succeeded(
-            Observation(
-                run.point_id,
-                queue_ns=run.started_ns - decoded,
-                decode_ns=decoded - started,
-                compute_ns=run.finished_ns - run.started_ns,
-                encode_ns=time.perf_counter_ns() - computed,
-                batch_size=run.batch_size,
-            ),
-            run.runs,
+        observation = Observation(
+            run.point_id,
+            queue_ns=run.started_ns - decoded,
+            decode_ns=decoded - started,
+            compute_ns=run.finished_ns - run.started_ns,
+            encode_ns=time.perf_counter_ns() - computed,
+            batch_size=run.batch_size,
         )
+        model.statistics.succeeded(observation, run.runs)
+        if _log.isEnabledFor(logging.DEBUG):
+            took = {"queue_ms": round(observation.queue_ms, 3), "compute_ms": round(observation.compute_ms, 3)}
+            point = {"model": model.name, "point": run.point_id}
+            _log.debug("answered", extra={"request_id": request.message.id, **point, **took})
         return data
 
     # Health and description.

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from edge_dac.device.sensors import SensorReading
 from edge_dacd.executor import Executor
 from edge_dacd.models import ModelRepository, ServedModel
 from edge_dacd.statistics import BUCKETS_S, Histogram, Totals
@@ -109,6 +110,24 @@ def collect_process() -> Iterator[Family]:
     threads = Family("process_threads", "gauge", "Threads.")
     threads.add(process.num_threads())
     yield from (memory, cpu, descriptors, threads)
+
+
+def collect_device(reading: SensorReading) -> Iterator[Family]:
+    """What the sensors of the device say; what none of them can tell is left out."""
+    for name, text, value in (
+        ("temperature_celsius", "Hottest sensor of the processor.", reading.temperature_c),
+        ("frequency_hertz", "Mean frequency of the processor's cores.", _hertz(reading.frequency_mhz)),
+        ("throttled", "1 while the clock is held down.", reading.throttled),
+        ("available_memory_bytes", "What can be allocated without swapping.", reading.available_memory_bytes),
+    ):
+        if value is not None:
+            family = Family(f"edge_dac_device_{name}", "gauge", text)
+            family.add(float(value))
+            yield family
+
+
+def _hertz(frequency_mhz: float | None) -> float | None:
+    return None if frequency_mhz is None else frequency_mhz * 1e6
 
 
 class MetricsServer:

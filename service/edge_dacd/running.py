@@ -25,11 +25,13 @@ class Work:
     """One request's part of a run.
 
     Attributes:
+        request_id: as its client calls it, for the log.
         options: let the end of its call terminate a run that is its alone.
         deadline: when its client gives up, on the clock of ``time.monotonic``; None for never.
     """
 
     model: ServedModel
+    request_id: str
     wishes: Wishes
     feeds: dict[str, Array]
     names: list[str]
@@ -96,7 +98,8 @@ def _alone(work: Work) -> Run | Exception:
         if work.options.terminate:
             return RequestError(grpc.StatusCode.CANCELLED, "the client has gone")
         name = work.model.name
-        _log.warning("run failed", extra={"model": name, "point": runtime.point_id}, exc_info=error)
+        which = {"request_id": work.request_id, "model": name, "point": runtime.point_id}
+        _log.warning("run failed", extra=which, exc_info=error)
         shapes = ", ".join(f"{tensor} {list(feed.shape)}" for tensor, feed in work.feeds.items())
         return invalid(f"model {name!r}: it cannot compute inputs of these shapes or values: {shapes}")
     return Run(arrays, runtime.point_id, started, time.perf_counter_ns(), 1, 1)

@@ -84,3 +84,9 @@ def test_service_p95_needs_requests(governed):
     governed.seconds(1, compute_ms=4.0, requests_a_second=0)
     governed.clock.now_s += 120
     assert governed.governing.service_p95_ms("scale") is None
+
+
+def test_metrics_show_generation_and_budget(governed):
+    families = {family.name: family.samples for family in governed.governing.collect()}
+    assert families["edge_dac_budget"] == [("", {"model": "scale", "key": "speedup"}, 1.5)]
+    assert families["edge_dac_generation"] == [("", {"model": "scale"}, 1)]

@@ -84,12 +84,14 @@ def test_each_line_is_bounded_by_itself(occupied: Occupied) -> None:
 
 def test_room_is_known_before_the_work_is(occupied: Occupied) -> None:
     occupied.executor.check_room("m", 1)
-    occupied.submit(Ticket("a", "m", 1))
+    waiting = occupied.submit(Ticket("a", "m", 1))
     with pytest.raises(RequestError, match="the queue is full") as caught:
         occupied.executor.check_room("m", 1)
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     occupied.executor.check_room("n", 1)
     occupied.free()
+    waiting.result(10)
+    until(lambda: occupied.executor.running() == 0)
     occupied.executor.check_room("m", 0)
 
 

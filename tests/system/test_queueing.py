@@ -153,3 +153,6 @@ def test_metrics_agree_with_the_statistics(stub: Any, metrics: Metrics) -> None:
     seconds = statistics.inference_stats.compute_infer.ns / 1e9
     assert read['edge_dac_compute_seconds_sum{model="slow"}'] == pytest.approx(seconds)
     assert read["process_resident_memory_bytes"] > 0
+    assert read["edge_dac_device_available_memory_bytes"] > 0
+    assert read['edge_dac_model_load_seconds{model="slow"}'] > 0
+    assert read['edge_dac_active_point_info{model="slow",point="original"}'] == 1
