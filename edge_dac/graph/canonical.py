@@ -7,6 +7,7 @@ Rules (``x`` input, ``W`` weight, ``b`` bias of a ``Conv``):
    in float64 and rounded once to the type of the model.
 2. ``Conv(Pad(x))`` where the padding is constant, zero, not negative and on spatial axes only: the pads are added to
    those of the convolution.
+3. ``Resize`` by a whole number, where the model fixes its sizes: see :mod:`edge_dac.graph.resizing`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge_dac.graph.resizing import fix_scales
 from edge_dac.graph.scopes import (
     Array,
     Scope,
@@ -24,6 +26,7 @@ from edge_dac.graph.scopes import (
     count_uses,
     default_opset,
     drop_unused,
+    forget_value,
     is_default_domain,
     unique_name,
     value_names,
@@ -45,6 +48,7 @@ def canonicalize(model: onnx.ModelProto) -> onnx.ModelProto:
     for scope in list(walk(result)):
         folding.fold(scope)
     drop_unused(result, folding.released - {""})
+    fix_scales(result)
     return result
 
 
@@ -94,7 +98,7 @@ class _Folding:
             conv.input.append(unique_name(f"{subject}/{suffix}", self.names))
             scope.add_initializer(numpy_helper.from_array(value, conv.input[-1]))
         conv.output[0] = norm.output[0]
-        _forget_value(scope.graph, intermediate)
+        forget_value(scope.graph, intermediate)
         return True
 
     def _fold_pad(self, scope: Scope, pad: onnx.NodeProto, conv: onnx.NodeProto) -> bool:
@@ -120,7 +124,7 @@ class _Folding:
         unread = self.uses[pad.output[0]] == 0
         if unread:
             self.released.update(pad.input[1:])
-            _forget_value(scope.graph, pad.output[0])
+            forget_value(scope.graph, pad.output[0])
         return unread
 
     def _zero_pads(self, scope: Scope, pad: onnx.NodeProto, axes: int) -> list[int] | None:
@@ -165,9 +169,3 @@ def _normalized(scope: Scope, conv: onnx.NodeProto, norm: onnx.NodeProto) -> tup
         folded = (weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))).astype(dtype)
         folded_bias = ((own_bias - mean) * factor + shift).astype(dtype)
     return (folded, folded_bias) if np.isfinite(folded).all() and np.isfinite(folded_bias).all() else None
-
-
-def _forget_value(graph: onnx.GraphProto, name: str) -> None:
-    """Remove what is recorded about a value that no longer exists."""
-    for index in reversed([index for index, value in enumerate(graph.value_info) if value.name == name]):
-        del graph.value_info[index]

@@ -1,4 +1,7 @@
-"""Putting other nodes in the place of layers; everything else of the model stays as it is."""
+"""Putting other nodes in the place of layers; everything else of the model computes what it did.
+
+The only nodes outside of a replacement that may move are activations right behind one: see `layouts`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import onnx
 from edge_dac.convolution import ConvLayer
 from edge_dac.errors import VerificationError
 from edge_dac.graph.layers import Inventory
+from edge_dac.graph.layouts import merge_layouts
 from edge_dac.graph.scopes import drop_unused, inner_graphs, scope_at, unique_name, value_names, walk
 
 PLAN_KEY = "edge_dac.plan"
@@ -57,6 +61,7 @@ def replace_layers(
             raise VerificationError(f"layer {name!r}: not in the model's inventory")
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    outputs: set[str] = set()
     values = value_names(model)
     nodes = {node.name for scope in walk(model) for node in scope.graph.node}
     released: set[str] = set()
@@ -69,6 +74,7 @@ def replace_layers(
         ends = {f"input of {name}": node.input[0], f"output of {name}": node.output[0]}
         made = replacements[name](layers[name], *ends)
         released.update(node.input[1:])
+        outputs.add(node.output[0])
         fresh = _renamed(name, made, ends, values, nodes)
         del scope.graph.node[site.index]
         for offset, replacing in enumerate(fresh.nodes):
@@ -76,6 +82,7 @@ def replace_layers(
         for tensor in fresh.initializers:
             scope.add_initializer(tensor)
     drop_unused(result, released - {""})
+    merge_layouts(result, outputs)
     _record(result, metadata or {})
     return result
 

@@ -197,6 +197,11 @@ def unique_name(name: str, taken: set[str]) -> str:
     return candidate
 
 
+def forget_value(graph: onnx.GraphProto, name: str) -> None:
+    """Remove what is recorded about a value that no longer exists."""
+    _delete(graph.value_info, {name})
+
+
 def drop_unused(model: onnx.ModelProto, candidates: set[str]) -> None:
     """Remove constants named in ``candidates`` that nothing reads any more, and what only they were made from.
 

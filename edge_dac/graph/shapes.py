@@ -110,6 +110,19 @@ def static_shapes(
     return fixed | {name: _agreement(shapes[name], other[name]) for name in unknown if name in other}
 
 
+def fixed_shapes(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, Shape]:
+    """Shapes of ``names`` as far as the model itself fixes them, whatever its inputs hold; elsewhere None.
+
+    Raises:
+        InputShapeError: an input whose number of axes is unknown, or the model does not run at the shapes it declares.
+    """
+    declared = declared_inputs(model)
+    complete = {name: tuple(extent for extent in shape if extent is not None) for name, shape in declared.items()}
+    if complete == declared and not _shapes_follow_values(model):
+        return tensor_shapes(model, complete, names)
+    return _inferred_shapes(model, declared)
+
+
 def _resolve(name: str, declared: Shape, requested: Sequence[int] | None) -> tuple[int, ...]:
     if requested is None:
         requested_shape: Shape = (None,) * len(declared)

@@ -1,7 +1,7 @@
-"""Which input pixels a tile reads, and where each output pixel is found among the tiles.
+"""Which pixels a tile reads, and where each output pixel is found among the tiles.
 
-Pads, dilations, sizes that the tile does not divide: all of it is index arithmetic here, and costs nothing at run
-time. A dilation d splits an axis into d interleaved phases, each tiled by itself.
+Maps are padded already: every window lies inside. Dilations and sizes that the tile does not divide are index arithmetic
+here, and cost nothing at run time. A dilation d splits an axis into d interleaved phases, each tiled by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AxisTiling:
     """Tiles along one axis.
 
     Attributes:
-        window: ``[size, tiles]`` input coordinate that a tile reads at each place; outside the input where padded.
+        window: ``[size, tiles]`` coordinate that a tile reads at each place.
         place: ``[output length]`` place of each output within its tile.
         tile: ``[output length]`` number of the tile of each output.
     """
@@ -37,30 +37,30 @@ class AxisTiling:
     def count(self) -> int:
         return int(self.window.shape[1])
 
+    @property
+    def length(self) -> int:
+        """How long the padded axis must be for all windows to lie inside."""
+        return int(self.window.max()) + 1
+
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
     """Tiles of a whole map.
 
     Attributes:
-        window: ``[sizes..., tiles]``, flattened to ``[prod(sizes), tiles]``: flat input pixel; ``pixels`` where padded.
+        window: ``[sizes..., tiles]``, flattened to ``[prod(sizes), tiles]``: flat pixel of the padded map.
         place: ``[*output size]`` flat index into ``[prod(tile sizes), tiles]``.
-        pixels: number of input pixels.
+        lengths: size of the padded map.
     """
 
     window: IndexArray
     place: IndexArray
-    pixels: int
+    lengths: tuple[int, ...]
 
     @property
     def count(self) -> int:
         """Number of tiles."""
         return int(self.window.shape[1])
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether any tile reads outside the input."""
-        return bool(self.window.max() == self.pixels)
 
 
 def explicit_pads(factor: Factor) -> ConvAttributes:
@@ -76,7 +76,7 @@ def explicit_pads(factor: Factor) -> ConvAttributes:
     return replace(attributes, pads=pads, auto_pad="NOTSET")
 
 
-def tile_axis(transform: Transform, output_length: int, dilation: int, pad: int) -> AxisTiling:
+def tile_axis(transform: Transform, output_length: int, dilation: int) -> AxisTiling:
     """Cut one axis into tiles, phase after phase."""
     starts: list[int] = []
     place = np.empty(output_length, np.int64)
@@ -87,30 +87,25 @@ def tile_axis(transform: Transform, output_length: int, dilation: int, pad: int)
         place[outputs] = order % transform.tile
         tile[outputs] = len(starts) + order // transform.tile
         starts.extend(outputs[:: transform.tile].tolist())
-    window = np.array(starts)[None, :] + dilation * np.arange(transform.size)[:, None] - pad
+    window = np.array(starts)[None, :] + dilation * np.arange(transform.size)[:, None]
     return AxisTiling(window, place, tile)
 
 
-def tile_map(axes: Sequence[AxisTiling], tile_sizes: Sequence[int], size: Sequence[int]) -> Tiling:
+def tile_map(axes: Sequence[AxisTiling], tile_sizes: Sequence[int]) -> Tiling:
     """The product of the tilings of all axes.
 
     Args:
         axes: one or two.
         tile_sizes: outputs of a tile along each axis.
-        size: input size.
     """
     window: IndexArray = np.zeros((1, 1), np.int64)
-    inside: npt.NDArray[np.bool_] = np.ones((1, 1), np.bool_)
     place: IndexArray = np.zeros((), np.int64)
     tile: IndexArray = np.zeros((), np.int64)
-    for axis, tile_size, length in zip(axes, tile_sizes, size, strict=True):
+    for axis, tile_size in zip(axes, tile_sizes, strict=True):
         sizes, tiles = (left * right for left, right in zip(window.shape, axis.window.shape, strict=True))
         here = axis.window[None, :, None, :]
-        within = (here >= 0) & (here < length)
-        window = (window[:, None, :, None] * length + here).reshape(sizes, tiles)
-        inside = (inside[:, None, :, None] & within).reshape(sizes, tiles)
+        window = (window[:, None, :, None] * axis.length + here).reshape(sizes, tiles)
         place = place[..., None] * tile_size + axis.place
         tile = tile[..., None] * axis.count + axis.tile
-    pixels = int(np.prod(size))
     count = window.shape[1]
-    return Tiling(np.where(inside, window, pixels), place * count + tile, pixels)
+    return Tiling(window, place * count + tile, tuple(axis.length for axis in axes))

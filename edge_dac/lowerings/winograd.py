@@ -4,16 +4,19 @@ A stride-1 convolution over a map of known size becomes, with channels last (``N
 and ``m`` outputs of a tile along an axis; ``F(m x m, k x k)``)::
 
     x [N, c, H, W]
-      Transpose, Pad by one zero pixel   [N, H*W + 1, c]
-      Gather overlapping windows         [N, s*s, T, c]     all padding, dilation and overlap is in the indices
+      Transpose                          [N, H, W, c]
+      Pad, or crop, to a strip of rows   [N, h, w, c]
+      Gather overlapping windows         [N, s*s, T, c]     all dilation and overlap is in the indices
       MatMul B^T, once for each axis     [N, s*s, T, c]
       MatMul kernels [s*s, c, n]         [N, s*s, T, n]     where the time goes
       MatMul A^T, once for each axis     [N, m*m, T, n]
-      Gather pixels                      [N, H', W', n]
+      Gather pixels, Add bias            [N, h', W', n]
+      Concat of all strips               [N, H', W', n]
       Transpose                          [N, n, H', W']
 
-Each ``Gather`` moves rows of whole channels, so it runs at the speed of a copy. The two ``Transpose`` are those that
-ONNX Runtime merges with its own layout changes, or cancels between neighbours.
+Each ``Gather`` moves rows of whole channels, so it runs at the speed of a copy. A strip is as high as fits the cache:
+the transforms move several times the bytes of the map, which would come from memory otherwise. The two ``Transpose``
+are those that ONNX Runtime merges with its own layout changes, or cancels between neighbours.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import numpy as np
 from edge_dac.convolution import ConvLayer, Factor, FactorShape, FloatArray, Reason, Refusal
 from edge_dac.lowerings.cook_toom import Transform, cook_toom
 from edge_dac.lowerings.factorwise import FactorwiseLowering, Place
-from edge_dac.lowerings.tiling import Tiling, explicit_pads, tile_axis, tile_map
+from edge_dac.lowerings.tiling import AxisTiling, Tiling, explicit_pads, tile_axis, tile_map
 from edge_dac.lowerings.writer import Writer
 
 MIN_OPSET = 11
@@ -43,12 +46,15 @@ class Winograd(FactorwiseLowering):
         name: of the lowering; says ``m`` for a kernel extent of 3.
         size: products of a tile along an axis, ``s = m + k - 1``; the tile ``m`` shrinks as the kernel extent k grows.
         packed: one ``MatMul`` with a constant matrix for each of the ``s * s`` products, which ONNX Runtime packs when
-            it loads the model, instead of one batched ``MatMul``, whose matrices it packs in every run.
+            it loads the model, instead of one batched ``MatMul``, whose matrices it packs in every run. Never in strips:
+            each would need ``s * s`` nodes.
+        strip_bytes: size of the gathered windows of a strip; about the second-level cache of a core.
     """
 
     name: str
     size: int
     packed: bool = False
+    strip_bytes: int = 1_500_000
 
     def refuse_layer(self, layer: ConvLayer) -> Refusal | None:
         """Applies to float32 convolutions over 1 or 2 axes whose input size the model fixes."""
@@ -82,6 +88,16 @@ class Winograd(FactorwiseLowering):
         return _WinogradFactor(self, writer, factor, place).write()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """What strips of the same height share: their tiles, and the names of constants."""
+
+    tiling: Tiling
+    windows: str
+    places: str
+    bias: str | None
+
+
 class _WinogradFactor:
     """One factor on its way into nodes."""
 
@@ -90,67 +106,113 @@ class _WinogradFactor:
         self._writer = writer
         self._place = place
         self._out, self._in, *kernel = factor.weight.shape
+        self._attributes = explicit_pads(factor)
         self._transforms = [cook_toom(lowering.size, extent) for extent in kernel]
         self._sizes = [transform.size for transform in self._transforms]
         self._places = math.prod(self._sizes)
-        self._tiling = _tile(factor, place, self._transforms)
+        self._size = [length or 0 for length in place.size]
+        self._output_size = [length or 0 for length in self._attributes.output_size(tuple(kernel), tuple(self._size))]
+        self._constants: dict[str, str] = {}
         self._kernels = _transform_kernel(factor.weight, self._transforms)
 
     def write(self) -> str:
         """All nodes, channels first to channels first."""
-        count = self._tiling.count
-        data = self._transform("input", self._write_windows(), count * self._in)
-        products = self._multiply_packed(data) if self._lowering.packed else self._multiply_batched(data)
-        return self._write_pixels(self._transform("output", products, count * self._out))
-
-    def _write_windows(self) -> str:
-        """``[N, prod(s), T, c]`` from ``[N, c, *size]``; a zero pixel follows the map if any window reaches outside."""
         axes = len(self._transforms)
-        last = self._node("Transpose", "channels_last", [self._place.source], perm=[0, *range(2, axes + 2), 1])
-        pixels = self._reshape("pixels", last, self._tiling.pixels, self._in)
-        if self._tiling.is_padded:
-            pads = self._writer.integers(f"{self._place.suffix}/zero_pixel/pads", [0, 0, 0, 0, 1, 0])
-            pixels = self._node("Pad", "zero_pixel", [pixels, pads])
-        window = self._writer.indices(f"{self._place.suffix}/windows/pixels", self._tiling.window)
-        return self._node("Gather", "windows", [pixels, window], axis=1)
+        source = self._node("Transpose", "channels_last", [self._place.source], perm=[0, *range(2, axes + 2), 1])
+        height = self._strip_height()
+        cuts: dict[int, _Cut] = {}
+        strips: list[str] = []
+        for start in range(0, self._output_size[0], height):
+            rows = min(height, self._output_size[0] - start)
+            if rows not in cuts:
+                cuts[rows] = self._cut(rows)
+            strips.append(self._write_strip(f"strip{len(strips)}", source, start, cuts[rows]))
+        last = strips[0] if len(strips) == 1 else self._node("Concat", "strips", strips, axis=1)
+        perm = [0, axes + 1, *range(1, axes + 1)]
+        return self._node("Transpose", "channels_first", [last], self._place.output, perm=perm)
 
-    def _transform(self, side: str, data: str, row: int) -> str:
+    def _strip_height(self) -> int:
+        """Output rows of a strip: as many as fit the cache, but with no fewer tiles than the kernels have columns.
+
+        With few tiles to each kernel, more time would go into reading the kernels than into using them.
+        """
+        length, transform, dilation = self._output_size[0], self._transforms[0], self._attributes.dilations[0]
+        reach = dilation * (transform.kernel.shape[1] - 1)
+        pads = self._attributes.pads[:: len(self._transforms)]
+        if self._lowering.packed or max(pads) > reach:  # a strip could lie in the padding altogether
+            return length
+        tiles = dilation * math.prod(axis.count for axis in self._tile_axes(transform.tile)[1:])
+        wanted = max(self._out, self._lowering.strip_bytes / (4 * self._places * self._in))
+        all_steps = -(-length // (dilation * transform.tile))
+        steps = min(max(round(wanted / tiles), 1), all_steps)
+        even_steps: int = -(-all_steps // -(-all_steps // steps))
+        return even_steps * dilation * transform.tile
+
+    def _tile_axes(self, rows: int) -> list[AxisTiling]:
+        lengths = [rows, *self._output_size[1:]]
+        return [tile_axis(*each) for each in zip(self._transforms, lengths, self._attributes.dilations, strict=True)]
+
+    def _cut(self, rows: int) -> _Cut:
+        tiling = tile_map(self._tile_axes(rows), [transform.tile for transform in self._transforms])
+        suffix = f"{self._place.suffix}/rows{rows}"
+        bias = None
+        if self._place.bias is not None:
+            # Repeated along a row of pixels: the addition is several times faster in long runs than in runs of n.
+            run = tiling.place.shape[-1]
+            bias = self._writer.constant(f"{suffix}/bias", np.broadcast_to(self._place.bias, (run, self._out)))
+        windows = self._writer.indices(f"{suffix}/windows", tiling.window)
+        return _Cut(tiling, windows, self._writer.indices(f"{suffix}/places", tiling.place), bias)
+
+    def _write_strip(self, name: str, source: str, start: int, cut: _Cut) -> str:
+        """``[N, rows, *rest of the output size, n]`` from ``[N, *size, c]``."""
+        count = cut.tiling.count
+        pixels = self._pad(name, source, start, cut.tiling.lengths)
+        pixels = self._reshape(f"{name}/pixels", pixels, math.prod(cut.tiling.lengths), self._in)
+        data = self._node("Gather", f"{name}/windows", [pixels, cut.windows], axis=1)
+        data = self._transform(name, "input", data, count * self._in)
+        products = (
+            self._multiply_packed(name, data, count) if self._lowering.packed else self._multiply(name, data, count)
+        )
+        tiles = self._transform(name, "output", products, count * self._out)
+        tile_places = math.prod(transform.tile for transform in self._transforms)
+        tiles = self._reshape(f"{name}/tiles", tiles, tile_places * count, self._out)
+        rows = self._node("Gather", f"{name}/assemble", [tiles, cut.places], axis=1)
+        return rows if cut.bias is None else self._node("Add", f"{name}/add", [rows, cut.bias])
+
+    def _pad(self, name: str, source: str, start: int, lengths: tuple[int, ...]) -> str:
+        """The part of the padded input that a strip from output row ``start`` reads: negative pads crop."""
+        begins = [pad - skipped for pad, skipped in zip(self._attributes.pads, (start, 0), strict=False)]
+        begins = begins[: len(lengths)]
+        ends = [want - have - begin for want, have, begin in zip(lengths, self._size, begins, strict=True)]
+        if not any(begins) and not any(ends):
+            return source
+        pads = self._writer.integers(f"{self._place.suffix}/{name}/pads", [0, *begins, 0, 0, *ends, 0])
+        return self._node("Pad", f"{name}/pad", [source, pads])
+
+    def _transform(self, strip: str, side: str, data: str, row: int) -> str:
         """Apply a side's matrix along each axis; rows of ``row`` contiguous values follow the axes."""
         for axis, transform in enumerate(self._transforms):
             if transform.size == 1:
                 continue
+            name = f"{strip}/{side}{axis}"
             inner = math.prod(self._sizes[axis + 1 :]) * row
-            data = self._reshape(f"{side}{axis}/rows", data, transform.size, inner)
+            data = self._reshape(f"{name}/rows", data, transform.size, inner)
             matrix = transform.input if side == "input" else transform.output
-            data = self._node("MatMul", f"{side}{axis}", [self._constant(f"{side}{axis}/matrix", matrix), data])
+            data = self._node("MatMul", name, [self._constant(f"{side}{axis}", matrix), data])
         return data
 
-    def _multiply_batched(self, data: str) -> str:
-        data = self._reshape("places", data, self._places, self._tiling.count, self._in)
-        return self._node("MatMul", "product", [data, self._constant("kernels", self._kernels)])
+    def _multiply(self, strip: str, data: str, count: int) -> str:
+        data = self._reshape(f"{strip}/data", data, self._places, count, self._in)
+        return self._node("MatMul", f"{strip}/product", [data, self._constant("kernels", self._kernels)])
 
-    def _multiply_packed(self, data: str) -> str:
-        data = self._reshape("places", data, self._places * self._tiling.count, self._in)
-        parts = self._writer.split(f"{self._place.suffix}/split", data, self._places, axis=1)
+    def _multiply_packed(self, strip: str, data: str, count: int) -> str:
+        data = self._reshape(f"{strip}/data", data, self._places * count, self._in)
+        parts = self._writer.split(f"{self._place.suffix}/{strip}/split", data, self._places, axis=1)
         products = []
         for index, part in enumerate(parts):
             kernel = self._constant(f"kernel{index}", self._kernels[index])
-            products.append(self._node("MatMul", f"product{index}", [part, kernel]))
-        return self._node("Concat", "product", products, axis=1)
-
-    def _write_pixels(self, tiles: str) -> str:
-        """``[N, n, *output size]`` from ``[N, prod(m), T, n]``, with the bias."""
-        axes = len(self._transforms)
-        places = math.prod(transform.tile for transform in self._transforms)
-        rows = self._reshape("rows", tiles, places * self._tiling.count, self._out)
-        place = self._writer.indices(f"{self._place.suffix}/assemble/rows", self._tiling.place)
-        last = self._node("Gather", "assemble", [rows, place], axis=1)
-        if self._place.bias is not None:
-            # Repeated along a row of pixels: the addition is several times faster in long runs than in runs of n.
-            bias = np.broadcast_to(self._place.bias, (self._tiling.place.shape[-1], self._out))
-            last = self._node("Add", "add", [last, self._constant("bias", bias)])
-        perm = [0, axes + 1, *range(1, axes + 1)]
-        return self._node("Transpose", "channels_first", [last], self._place.output, perm=perm)
+            products.append(self._node("MatMul", f"{strip}/product{index}", [part, kernel]))
+        return self._node("Concat", f"{strip}/product", products, axis=1)
 
     def _node(
         self, operator: str, name: str, inputs: list[str], output: str | None = None, **attributes: object
@@ -162,18 +224,10 @@ class _WinogradFactor:
         return self._writer.reshape(f"{self._place.suffix}/{name}", source, (-1, *shape))
 
     def _constant(self, name: str, values: FloatArray) -> str:
-        return self._writer.constant(f"{self._place.suffix}/{name}", values)
-
-
-def _tile(factor: Factor, place: Place, transforms: list[Transform]) -> Tiling:
-    attributes = explicit_pads(factor)
-    size = [length for length in place.size if length is not None]
-    lengths = [length or 0 for length in attributes.output_size(factor.shape.kernel, tuple(size))]
-    axes = [
-        tile_axis(transform, length, attributes.dilations[axis], attributes.pads[axis])
-        for axis, (transform, length) in enumerate(zip(transforms, lengths, strict=True))
-    ]
-    return tile_map(axes, [transform.tile for transform in transforms], size)
+        """A constant that all strips share, written once."""
+        if name not in self._constants:
+            self._constants[name] = self._writer.constant(f"{self._place.suffix}/{name}/matrix", values)
+        return self._constants[name]
 
 
 def _transform_kernel(weight: FloatArray, transforms: list[Transform]) -> FloatArray:

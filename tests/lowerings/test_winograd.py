@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization, Reason
 from edge_dac.lowerings import LOWERINGS
+from edge_dac.lowerings.winograd import Winograd
 
 TOLERANCE = {"2": 1e-5, "4": 1e-4, "6": 1e-4}
 CASES = settings(max_examples=200, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
@@ -72,6 +73,27 @@ def test_winograd_agrees_with_the_plain_convolution() -> None:
 
     check()
     assert seen >= {name for name in LOWERINGS if name.startswith("winograd")}
+
+
+def test_strips_agree_with_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn layers are too small for more than one strip, unless a strip is allowed next to nothing."""
+    lowering = Winograd("winograd4", size=6, strip_bytes=1)
+    monkeypatch.setitem(LOWERINGS, "winograd4", lowering)
+    most_strips = 0
+
+    @CASES
+    @given(problems())
+    def check(problem: tuple[ConvLayer, Factorization, np.ndarray, bool]) -> None:
+        nonlocal most_strips
+        layer, factorization, *_ = problem
+        if lowering.refuse(layer, factorization.chain) is not None:
+            return
+        assert relative_errors(*problem)["winograd4"] < 1e-4
+        written = lowering.lower(layer, factorization, "x", "y").nodes
+        most_strips = max(most_strips, sum(node.name.endswith("/windows") for node in written))
+
+    check()
+    assert most_strips > 3
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("winograd2", 1e-5), ("winograd4", 1e-4), ("winograd6", 1e-4)])

@@ -1,0 +1,80 @@
+"""Arranged transposes compute the same, in fewer passes."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from architectures.comparison import assert_same_outputs
+from graph.small_models import conv, small_model, weights
+from onnx import helper
+
+from edge_dac.graph import layouts
+from edge_dac.graph.layouts import merge_layouts
+
+SHAPES = {"x": (1, 4, 10, 12)}
+
+
+def channels_last_model(*following: onnx.NodeProto) -> onnx.ModelProto:
+    """A lowered layer's frame (what it does in between does not matter here), and what follows its output ``a``."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["last"], "in", perm=[0, 2, 3, 1]),
+        helper.make_node("Neg", ["last"], ["negated"], "neg"),
+        helper.make_node("Transpose", ["negated"], ["a"], "out", perm=[0, 3, 1, 2]),
+        *following,
+    ]
+    return small_model(nodes, {"w": weights(4, 4, 3, 3)}, output_shape=[None] * 4)
+
+
+def arranged(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    merge_layouts(result, {"a"})
+    onnx.checker.check_model(result, full_check=True)
+    assert_same_outputs(model, result, SHAPES, 0.0)
+    return result
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Tanh"])
+def test_an_activation_moves_before_the_transpose(activation: str) -> None:
+    model = channels_last_model(helper.make_node(activation, ["a"], ["b"]), conv("b", pads=[1] * 4))
+    result = arranged(model)
+    assert operators(result) == ["Transpose", "Neg", activation, "Transpose", "Conv"]
+    assert result.graph.node[3].output[0] == "b"
+
+
+def test_a_result_that_others_read_keeps_its_place() -> None:
+    model = channels_last_model(
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Sigmoid", ["a"], ["c"]),
+        helper.make_node("Mul", ["b", "c"], ["y"]),
+    )
+    assert operators(arranged(model)) == ["Transpose", "Neg", "Transpose", "Relu", "Sigmoid", "Mul"]
+
+
+def test_an_addition_gets_its_input_in_the_blocked_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = channels_last_model(helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Add", ["b", "x"], ["y"]))
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    assert operators(arranged(model)) == ["Transpose", "Neg", "Relu", "Transpose", "MaxPool", "Add"]
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: False)
+    assert operators(arranged(model)) == ["Transpose", "Neg", "Relu", "Transpose", "Add"]
+
+
+def test_a_convolution_needs_no_pooling_before_it() -> None:
+    assert operators(arranged(channels_last_model(conv("a", pads=[1] * 4)))) == [
+        "Transpose",
+        "Neg",
+        "Transpose",
+        "Conv",
+    ]
+
+
+def test_other_transposes_stay() -> None:
+    model = channels_last_model(helper.make_node("Relu", ["a"], ["y"]))
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    merge_layouts(result, {"other"})
+    assert result == model
