@@ -38,7 +38,8 @@ class ServerConfig:
         tls_client_ca: PEM file; only clients with a certificate of this authority may connect over TCP. Empty for all.
         metrics_listen: ``host:port`` of the Prometheus endpoint; empty for none.
         max_message_bytes: largest message; 0 derives it from the tensors of the models.
-        max_concurrent_requests: calls in work at once, streams included; more are refused.
+        max_concurrent_requests: inferences in work at once, and as many other calls, streams among them; more are
+            refused.
         max_deadline_s: no request waits longer than this for its run; 0 for no limit.
         max_connection_age_s: connections are renewed after this; 0 for never.
         keepalive_s: a silent connection is probed after this.

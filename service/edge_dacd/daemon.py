@@ -18,7 +18,7 @@ from edge_dacd.executor import Executor
 from edge_dacd.inference import SERVICE, InferenceServicer
 from edge_dacd.metrics import MetricsServer, collect_device, collect_process, collect_serving
 from edge_dacd.models import ModelRepository, ModelSource
-from edge_dacd.rpc import handler
+from edge_dacd.rpc import answering, handler
 from edge_dacd.running import compute
 from edge_dacd.server import AddressError, Server, answers, check_free, message_bytes_for
 from edge_dacd.shared_memory import SharedMemory
@@ -115,7 +115,8 @@ class Daemon:
         limits = self._config.server
         handlers = {SERVICE: handler(SERVICE, inference), **control.handlers()}
         size = limits.max_message_bytes or message_bytes_for(self._repository.models())
-        return Server(limits, handlers, size)
+        fast = {f"/{SERVICE}/ModelInfer": answering(SERVICE, inference, "ModelInfer")}
+        return Server(limits, handlers, size, fast)
 
     def _take_over(self, server: Server, inference: InferenceServicer) -> None:
         """Put in force what may change while the daemon runs, see ``needs_restart``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,7 +15,6 @@ from edge_dac.errors import EdgeDacError
 from edge_dacd.status import RequestError, from_library
 
 _log = logging.getLogger(__name__)
-_LONGEST_DETAIL = 1000
 
 
 def handler(service_name: str, servicer: object) -> grpc.GenericRpcHandler:
@@ -27,16 +26,19 @@ def handler(service_name: str, servicer: object) -> grpc.GenericRpcHandler:
     """
     handlers = {}
     for method in wire.service(service_name).methods.values():
-        behaviour = getattr(servicer, method.name)
-        parse = getattr(servicer, f"parse_{method.name}", method.request.FromString)
-        serialize = getattr(servicer, f"serialize_{method.name}", method.response.SerializeToString)
+        parts = _parts(servicer, method)
         if method.client_streaming:
-            handlers[method.name] = grpc.stream_stream_rpc_method_handler(_two_streams(behaviour, parse, serialize))
+            handlers[method.name] = grpc.stream_stream_rpc_method_handler(_two_streams(*parts))
         elif method.server_streaming:
-            handlers[method.name] = grpc.unary_stream_rpc_method_handler(_server_stream(behaviour, parse, serialize))
+            handlers[method.name] = grpc.unary_stream_rpc_method_handler(_server_stream(*parts))
         else:
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(_unary(behaviour, parse, serialize))
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(_unary(_answering(*parts)))
     return grpc.method_handlers_generic_handler(service_name, handlers)
+
+
+def answering(service_name: str, servicer: object, name: str) -> Callable[[bytes, Any], bytes]:
+    """The unary method ``name`` of the service, from bytes to bytes. It raises nothing but RequestError."""
+    return _answering(*_parts(servicer, wire.service(service_name).methods[name]))
 
 
 def explain(error: Exception) -> RequestError:
@@ -52,19 +54,39 @@ def explain(error: Exception) -> RequestError:
     return RequestError(grpc.StatusCode.INTERNAL, f"internal error; the log of the daemon knows it as {reference}")
 
 
-def _unary(behaviour: Callable[..., Any], parse: Callable[[bytes], Any], serialize: Callable[[Any], bytes]) -> Any:
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+_Parse: TypeAlias = Callable[[bytes], Any]
+_Serialize: TypeAlias = Callable[[Any], bytes]
+
+
+def _parts(servicer: object, method: Any) -> tuple[Callable[..., Any], _Parse, _Serialize]:
+    return (
+        getattr(servicer, method.name),
+        getattr(servicer, f"parse_{method.name}", method.request.FromString),
+        getattr(servicer, f"serialize_{method.name}", method.response.SerializeToString),
+    )
+
+
+def _answering(behaviour: Callable[..., Any], parse: _Parse, serialize: _Serialize) -> Callable[[bytes, Any], bytes]:
+    def answer(data: bytes, context: Any) -> bytes:
         try:
             return serialize(behaviour(parse(data), context))
-        except Exception as error:  # noqa: BLE001 - the boundary: every exception becomes a status
-            _abort(context, error)
+        except Exception as error:
+            raise explain(error) from error
 
     return answer
 
 
-def _server_stream(
-    behaviour: Callable[..., Any], parse: Callable[[bytes], Any], serialize: Callable[[Any], bytes]
-) -> Any:
+def _unary(answer: Callable[[bytes, Any], bytes]) -> Any:
+    def answer_or_abort(data: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return answer(data, context)
+        except RequestError as error:
+            _abort(context, error)
+
+    return answer_or_abort
+
+
+def _server_stream(behaviour: Callable[..., Any], parse: _Parse, serialize: _Serialize) -> Any:
     def answer(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             for response in behaviour(parse(data), context):
@@ -75,9 +97,7 @@ def _server_stream(
     return answer
 
 
-def _two_streams(
-    behaviour: Callable[..., Any], parse: Callable[[bytes], Any], serialize: Callable[[Any], bytes]
-) -> Any:
+def _two_streams(behaviour: Callable[..., Any], parse: _Parse, serialize: _Serialize) -> Any:
     def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             for response in behaviour((parse(data) for data in requests), context):
@@ -91,5 +111,5 @@ def _two_streams(
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     status = explain(error)
-    context.abort(status.code, status.message[:_LONGEST_DETAIL])
+    context.abort(status.code, status.message)
     raise AssertionError("abort raises")

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from edge_dac import wire
 from edge_dac.errors import EdgeDacError
 from edge_dacd.config import ServerConfig
+from edge_dacd.fast_lane import Answer, open_lane
 from edge_dacd.models import ServedModel
 from edge_dacd.tls import server_credentials
 
@@ -35,10 +36,12 @@ class Server:
     """A gRPC server on all addresses of the configuration.
 
     It answers on threads: on a small device a hand-over to an event loop and back costs more than the threads do
-    (measured: 0.49 against 0.62 ms for a small message, 0.87 against 1.62 ms for 602 kB).
+    (measured: 0.49 against 0.62 ms for a small message, 0.87 against 1.62 ms for 602 kB). The methods that matter most get a
+    lane without any hand-over, see `fast_lane`.
 
     Args:
         handlers: of all services, by service name.
+        fast: methods, by path, that get a fast lane beside their handler.
 
     Attributes:
         addresses: that it listens on, with the ports it got.
@@ -50,7 +53,13 @@ class Server:
         AddressError: an address cannot be listened on.
     """
 
-    def __init__(self, config: ServerConfig, handlers: dict[str, grpc.GenericRpcHandler], message_bytes: int) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        handlers: dict[str, grpc.GenericRpcHandler],
+        message_bytes: int,
+        fast: dict[str, Answer],
+    ) -> None:
         self.drain_s = config.drain_s
         self._pool = ThreadPoolExecutor(config.max_concurrent_requests, thread_name_prefix="grpc")
         self._server = grpc.server(
@@ -59,6 +68,8 @@ class Server:
             options=_options(config, message_bytes),
             maximum_concurrent_rpcs=config.max_concurrent_requests,
         )
+        lanes = (open_lane(self._server, path, answer, config.max_concurrent_requests) for path, answer in fast.items())
+        self._lanes = [lane for lane in lanes if lane is not None]
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         names = (*handlers, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -73,6 +84,8 @@ class Server:
     def start(self) -> None:
         """Accept calls."""
         self._server.start()
+        for lane in self._lanes:
+            lane.start()
 
     def set_ready(self, ready: bool) -> None:
         """What ``grpc.health.v1`` says of the server and of each service."""
@@ -84,6 +97,8 @@ class Server:
         """Take no new calls, let those in flight end, at most for the configured time."""
         self.health.enter_graceful_shutdown()
         self._server.stop(self.drain_s).wait()
+        for lane in self._lanes:
+            lane.close()
         self._pool.shutdown()
         if self._private is not None:
             self._private.cleanup()

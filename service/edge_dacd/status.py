@@ -16,6 +16,8 @@ _CODES: tuple[tuple[type[EdgeDacError], grpc.StatusCode], ...] = (
     (RefusedError, grpc.StatusCode.FAILED_PRECONDITION),
     (EdgeDacError, grpc.StatusCode.INTERNAL),
 )
+_LONGEST_MESSAGE = 1000
+"""It may carry a name that a client made up, and travels in a header."""
 
 
 class RequestError(Exception):
@@ -24,7 +26,7 @@ class RequestError(Exception):
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = message[:_LONGEST_MESSAGE]
 
 
 def invalid(message: str) -> RequestError:
