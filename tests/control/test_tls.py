@@ -1,5 +1,6 @@
 """TLS between a real daemon and its clients, with certificates made for the test."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import tritonclient.grpc as triton
 from control.authorities import Authority
 from control.serving import poll
 
-from edge_dac.client import ClientTls, ControlClient, ControlError
+from edge_dac.client import AsyncControlClient, ClientTls, ControlClient, ControlError
 from edge_dac.errors import UsageError
 from edge_dacd.config import ServerConfig
 from edge_dacd.tls import server_credentials
@@ -47,6 +48,12 @@ def test_control_and_inference_over_tls(serve, prepared, tmp_path, fleet, device
     daemon = serve(prepared.model, prepared.state, *configure(tmp_path, device))
     with ControlClient(daemon.address, token=TOKEN, tls=ClientTls(fleet.certificate)) as client:
         assert client.pin("scale", "original").applied
+
+    async def look():
+        async with AsyncControlClient(daemon.address, token=TOKEN, tls=ClientTls(fleet.certificate)) as client:
+            return await client.model("scale")
+
+    assert asyncio.run(look()).active_point == "original"
     with triton.InferenceServerClient(daemon.address, ssl=True, root_certificates=str(fleet.certificate)) as client:
         tensor = triton.InferInput("x", [1, 8], "FP32")
         tensor.set_data_from_numpy(np.ones((1, 8), np.float32))
