@@ -140,7 +140,8 @@ def _sweep(classes: list[_Class], relaxations: list[tuple[Array, Array]], limit:
         costs = (state_costs[:, None] + entry.costs[None, :]).ravel()
         room = limit - weights
         reachable = room >= suffix_weights[0] - slack
-        hopeful = costs + np.interp(room, suffix_weights, suffix_costs) <= bound + tolerance
+        # With the slack here too: the bound may come from a step that fits only by rounding.
+        hopeful = costs + np.interp(room + slack, suffix_weights, suffix_costs) <= bound + tolerance
         alive = np.flatnonzero(reachable & hopeful)
         order = alive[np.lexsort((costs[alive], weights[alive]))]
         best = np.minimum.accumulate(costs[order])
