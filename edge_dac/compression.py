@@ -162,7 +162,7 @@ def _compressed(planner: Planner, proposal: Proposal | None, budget: Budget, out
         plan = replace(plan, warnings=plan.warnings + outcome.warnings)
     if proposal is None or all(option.candidate == ORIGINAL for option in proposal.choices.values()):
         return Compressed(plan, planner.subject.path.read_bytes())
-    return Compressed(plan, with_plan(proposal.built.model, plan))
+    return Compressed(plan, with_plan(planner.model(proposal.choices), plan))
 
 
 def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 
 from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.probes import Comparison, compare, open_session, session_options
@@ -26,15 +27,15 @@ from edge_dac.statistics.output_error import comparable_tensors, output_error
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A rewritten model and how it compares with the original.
+    """What was measured of a rewritten model; the model itself is built again when it is wanted, for it may be large.
 
     Attributes:
-        model: serialized.
+        size_bytes: of the serialized model.
         error: relative error of the outputs on held-out samples.
         comparison: latency beside the original (index 0) and the rewritten model (index 1).
     """
 
-    model: bytes
+    size_bytes: int
     error: float
     comparison: Comparison
 
@@ -84,7 +85,7 @@ class Verifier:
         self._work_threads = work_threads
         self._time_budget_s = time_budget_s
         self.original = open_session(subject.serialized, session_options(threads))
-        self._tensors = comparable_tensors(subject.proto)
+        self._tensors = list(comparable_tensors(subject.proto))
         self._references = self._answers(subject.proto)
 
     def error(self, model: onnx.ModelProto) -> float:
@@ -93,8 +94,11 @@ class Verifier:
         Raises:
             VerificationError: an output has another shape than the original's, or is not finite.
         """
+        return self._error_of(self._answers(model))
+
+    def _error_of(self, answers: Sequence[Sequence[npt.NDArray[Any]]]) -> float:
         errors = []
-        for reference, answer in zip(self._references, self._answers(model), strict=True):
+        for reference, answer in zip(self._references, answers, strict=True):
             for name, expected, got in zip(self._tensors, reference, answer, strict=True):
                 if expected.shape != got.shape:
                     raise VerificationError(f"{name}: expected shape {expected.shape}, got {got.shape}")
@@ -105,9 +109,13 @@ class Verifier:
         return error
 
     def _answers(self, model: onnx.ModelProto) -> list[list[npt.NDArray[Any]]]:
-        session = open_session(serialize(extract(model, self._tensors)), session_options(self._work_threads))
+        content = serialize(extract(model, self._tensors))
+        return self._run(open_session(content, session_options(self._work_threads)))
+
+    def _run(self, session: onnxruntime.InferenceSession) -> list[list[npt.NDArray[Any]]]:
         names = [value.name for value in session.get_inputs()]
-        return [session.run(None, {name: feed[name] for name in names}) for feed in self._subject.held_out_feeds]
+        feeds = ({name: feed[name] for name in names} for feed in self._subject.held_out_feeds)
+        return [session.run(self._tensors, feed) for feed in feeds]
 
     def measure(self, model: onnx.ModelProto, *, precision: float = 0.01) -> Built:
         """Outputs and latency of a model.
@@ -115,9 +123,13 @@ class Verifier:
         Raises:
             VerificationError: its outputs have other shapes or are not finite.
         """
-        error = self.error(model)
+        # With Winograd's kernels a model is several times the original: no copy of it lives longer than it must.
+        error = None if self._tensors == [o.name for o in model.graph.output] else self.error(model)
         content = serialize(model, self._subject.path)
+        del model
+        size_bytes = len(content)
         session = open_session(content, session_options(self._threads))
+        del content
         comparison = compare(
             [self.original, session],
             self._subject.timing_feed,
@@ -125,4 +137,4 @@ class Verifier:
             precision=precision,
             time_budget_s=self._time_budget_s,
         )
-        return Built(content, error, comparison)
+        return Built(size_bytes, self._error_of(self._run(session)) if error is None else error, comparison)

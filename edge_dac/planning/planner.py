@@ -13,8 +13,10 @@ from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.latency_table import LatencyTable
 from edge_dac.device.probes import compare
 from edge_dac.device.profile import profile_device
+from edge_dac.graph.loading import serialize
 from edge_dac.planning.building import Built, Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
+from edge_dac.planning.correction import LatencyCorrection
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
 from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
 from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
@@ -29,7 +31,7 @@ WORTHWHILE_SHARE = 0.003
 TOLERANCE = 0.02
 ORIGINAL_TIME_S = 2.0
 """Spent on the untouched model alone; every comparison adds rounds to it."""
-MAX_CORRECTIONS = 5
+MAX_CORRECTIONS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Planner:
     settings: PlannerSettings
     progress: ProgressCallback = ignore_progress
     _factors: dict[str, dict[tuple[str, object], Factorization]] = field(default_factory=dict)
-    _gain: float = 1.0
+    _correction: LatencyCorrection = field(default_factory=LatencyCorrection)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -245,17 +247,17 @@ class Planner:
 
     def predicted_ratio(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, with the correction learned from measured ones."""
-        return 1.0 + self._gain * self._raw_saving(choices)
+        return self._correction.measured_for(self._sum_of_layers(choices))
 
-    def _raw_saving(self, choices: Mapping[str, Option]) -> float:
-        """Predicted change of the whole model's latency, as a share of it; negative where something is saved."""
+    def _sum_of_layers(self, choices: Mapping[str, Option]) -> float:
+        """Whole-model latency of a selection relative to the original, from its layers alone."""
         spent = self.estimator.original.layer_ms
-        return sum(option.latency_ms - spent[name] for name, option in choices.items()) / self.reference_ms
+        saved_ms = sum(spent[name] - option.latency_ms for name, option in choices.items())
+        return 1.0 - saved_ms / self.reference_ms
 
-    def build(self, choices: Mapping[str, Option]) -> Built:
-        """Build and measure a selection."""
-        model = build_model(self.subject, self._factored(choices))
-        return self.verifier.measure(model)
+    def model(self, choices: Mapping[str, Option]) -> bytes:
+        """The serialized model of a selection."""
+        return serialize(build_model(self.subject, self._factored(choices)), self.subject.path)
 
     def _factored(self, choices: Mapping[str, Option]) -> dict[str, tuple[Candidate, Factorization]]:
         return {name: self._chosen(name, o.candidate) for name, o in choices.items() if o.candidate != ORIGINAL}
@@ -269,13 +271,11 @@ class Planner:
         return candidate, stored[key]
 
     def propose(self, choices: Mapping[str, Option]) -> Proposal:
-        """Build a selection, measure it, and learn from it how much of a predicted saving arrives."""
+        """Build a selection, measure it, and learn from it how predictions come true."""
         predicted = self.predicted_ratio(choices)
-        built = self.build(choices)
+        built = self.verifier.measure(build_model(self.subject, self._factored(choices)))
         self._original_rounds_ms.extend(built.comparison.round_ms[0])
-        saving = self._raw_saving(choices)
-        if saving < -0.02:
-            self._gain = float(np.clip((built.ratio - 1.0) / saving, 0.2, 2.0))
+        self._correction.observe(self._sum_of_layers(choices), built.ratio)
         return Proposal(choices, predicted, built)
 
     def fastest_exact(self) -> dict[str, Option]:
@@ -292,9 +292,9 @@ class Planner:
         names = list(options)
         inner = limits
         if limits.latency_ms is not None:
-            room = (limits.latency_ms - self.reference_ms) / self._gain
-            dense = sum(self.estimator.original.layer_ms[name] for name in names)
-            inner = Limits(dense + room, limits.macs, limits.size_bytes)
+            whole_ms = self._correction.predicted_for(limits.latency_ms / self.reference_ms) * self.reference_ms
+            others_ms = self.reference_ms - sum(self.estimator.original.layer_ms[name] for name in names)
+            inner = Limits(whole_ms - others_ms, limits.macs, limits.size_bytes)
         chosen = cheapest_damage([options[name] for name in names], inner, OBJECTIVES[objective])
         return None if chosen is None else {n: options[n][i] for n, i in zip(names, chosen, strict=True)}
 

@@ -114,14 +114,17 @@ def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
     best: Proposal | None = None
     nearest = exact
     tried: list[Mapping[str, Option]] = []
-    tightening = 1.0
+    aim = 1.0 - TOLERANCE / 2
     for step in range(MAX_CORRECTIONS):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "whole model"))
         limits = _limits(planner, budget)
-        found = planner.least_damage(_tightened(limits, tightening))
+        found = planner.least_damage(_scaled(limits, aim))
         choices = planner.fastest_of_all() if found is None else found
         if choices in tried:
-            break
+            if best is not None or found is None:
+                break
+            aim -= TOLERANCE / 2  # The same plan again, and it was too slow: aim lower.
+            continue
         tried.append(choices)
         proposal = planner.propose(choices)
         if proposal.is_faster and not _shortfalls(planner, proposal, budget):
@@ -130,16 +133,15 @@ def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
         elif proposal.built.ratio < nearest.built.ratio:
             nearest = proposal
         if limits.latency_ms is not None:
-            over = proposal.built.ratio * planner.reference_ms / limits.latency_ms
-            if 1.0 - TOLERANCE <= over <= 1.0:
+            share = proposal.built.ratio * planner.reference_ms / limits.latency_ms
+            if 1.0 - TOLERANCE <= share <= 1.0:
                 break
-            tightening = tightening * min(1 / over, 0.995) if over > 1.0 else 1.0
     planner.progress(Progress("verify", 1.0, "whole model"))
     return Outcome(best, met=True) if best is not None else _missed(planner, nearest, budget)
 
 
-def _tightened(limits: Limits, factor: float) -> Limits:
-    """Aim below a latency that was missed: the learned correction alone may choose the same plan again."""
+def _scaled(limits: Limits, factor: float) -> Limits:
+    """The limits with the latency times ``factor``."""
     latency_ms = None if limits.latency_ms is None else limits.latency_ms * factor
     return Limits(latency_ms, limits.macs, limits.size_bytes)
 
@@ -167,7 +169,7 @@ def _shortfalls(planner: Planner, proposal: Proposal, budget: Budget) -> list[st
         )
     size = sum(option.size_bytes for option in proposal.choices.values())
     if limits.size_bytes is not None and size > limits.size_bytes:
-        found.append(f"{len(proposal.built.model)} bytes where {budget.memory_bytes} are allowed")
+        found.append(f"{proposal.built.size_bytes} bytes where {budget.memory_bytes} are allowed")
     return found
 
 

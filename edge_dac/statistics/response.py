@@ -7,8 +7,9 @@ off zero, since that is what the normalisation had produced.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +23,9 @@ from edge_dac.statistics.images import synthetic_inputs
 from edge_dac.statistics.input_values import InputSpec
 from edge_dac.statistics.normalization import Normalization
 
-_SAMPLES = 6
+_MOST_SAMPLES, _LEAST_SAMPLES = 6, 2
+_MACS = 2e10
+"""Spent on each candidate at most, where that is enough for the least number of samples."""
 _LAYERS = 8
 _SEED = 20181219
 _CERTAIN = 1.5
@@ -39,6 +42,7 @@ CANDIDATES: tuple[Normalization, ...] = (
 )
 """What published models use; the first wins a tie."""
 
+Response: TypeAlias = npt.NDArray[np.float32]
 _Statistics: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -53,9 +57,11 @@ def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index:
         return Normalization(0.0, 1.0, source="assumed: no layer with constant weights responds to it").applied_to(spec)
     session = open_session(extract(model, [layer.output[0] for layer in layers]), threads=len(os.sched_getaffinity(0)))
     remembered = [_remembered(model, layer) for layer in layers]
+    samples = _affordable_samples(model, session, specs, layers)
     scores = []
     for candidate in CANDIDATES:
-        responses = _respond(session, [*specs[:index], candidate.applied_to(spec), *specs[index + 1 :]], layers)
+        fed = [*specs[:index], candidate.applied_to(spec), *specs[index + 1 :]]
+        responses = _respond(session, fed, layers, samples)
         scores.append(float(np.mean([_surprise(*pair) for pair in zip(responses, remembered, strict=True)])))
     order = np.argsort(scores, kind="stable")
     best, second = CANDIDATES[order[0]], scores[order[1]]
@@ -95,20 +101,51 @@ def _remembered(model: onnx.ModelProto, layer: onnx.NodeProto) -> _Statistics | 
     return None
 
 
+def _affordable_samples(
+    model: onnx.ModelProto, session: ort.InferenceSession, specs: Sequence[InputSpec], layers: Sequence[onnx.NodeProto]
+) -> int:
+    """How many samples to ask heavy first layers with, from their multiply-accumulates in one run."""
+    constants = [*model.graph.initializer, *(n.attribute[0].t for n in model.graph.node if n.op_type == "Constant")]
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in constants}
+    macs = 0
+    for layer, response in zip(layers, next(_runs(session, specs, 1)), strict=True):
+        macs += response.size // response.shape[_channel_axis(layer)] * weights.get(layer.input[1], 0)
+    return int(np.clip(_MACS / max(macs, 1), _LEAST_SAMPLES, _MOST_SAMPLES))
+
+
 def _respond(
-    session: ort.InferenceSession, specs: Sequence[InputSpec], layers: Sequence[onnx.NodeProto]
+    session: ort.InferenceSession, specs: Sequence[InputSpec], layers: Sequence[onnx.NodeProto], samples: int
 ) -> list[_Statistics]:
     """Mean and deviation of each channel of each layer's response."""
+    sums: list[_Statistics | None] = [None] * len(layers)
+    counts = [0] * len(layers)
+    for run in _runs(session, specs, samples):
+        for index, (layer, response) in enumerate(zip(layers, run, strict=True)):
+            axis = _channel_axis(layer) % response.ndim
+            others = tuple(other for other in range(response.ndim) if other != axis)
+            first = response.sum(axis=others, dtype=np.float64)
+            second = np.square(response).sum(axis=others, dtype=np.float64)
+            before = sums[index] or (np.zeros_like(first), np.zeros_like(second))
+            sums[index] = (before[0] + first, before[1] + second)
+            counts[index] += response.size // response.shape[axis]
+    statistics = []
+    for total, count in zip(sums, counts, strict=True):
+        assert total is not None, "every layer responds in every run"
+        mean = total[0] / count
+        statistics.append((mean, np.sqrt(np.maximum(total[1] / count - np.square(mean), 0.0))))
+    return statistics
+
+
+def _runs(session: ort.InferenceSession, specs: Sequence[InputSpec], samples: int) -> Iterator[list[Response]]:
+    """Responses of the layers, run by run."""
     names = [value.name for value in session.get_inputs()]
     shapes = {spec.name: spec.shape for spec in specs}
-    runs = [session.run(None, feed) for feed in feeds(synthetic_inputs(specs, _SAMPLES, _SEED), shapes, names)]
-    statistics = []
-    for index, layer in enumerate(layers):
-        axis = 1 if layer.op_type == "Conv" else -1
-        responses = [np.moveaxis(run[index], axis, -1) for run in runs]
-        rows = np.concatenate([response.reshape(-1, response.shape[-1]) for response in responses])
-        statistics.append((rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)))
-    return statistics
+    for feed in feeds(synthetic_inputs(specs, samples, _SEED), shapes, names):
+        yield session.run(None, feed)
+
+
+def _channel_axis(layer: onnx.NodeProto) -> int:
+    return 1 if layer.op_type == "Conv" else -1
 
 
 def _surprise(statistics: _Statistics, remembered: _Statistics | None) -> float:
