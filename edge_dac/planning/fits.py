@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback
 from edge_dac.schemes import SCHEMES
 from edge_dac.schemes.error import LayerError
-from edge_dac.schemes.metric import shrunk_covariance
-from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Moments
-from edge_dac.statistics.moments import collect_moments
+from edge_dac.schemes.metric import shrunk_covariance, shrunk_probes
+from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Moments, ProbedMoments
+from edge_dac.statistics.moments import collect_judging_moments, collect_moments
+
+JudgingMoments: TypeAlias = Moments | ProbedMoments
 
 HELD_OUT_PATCHES = 2000
 PRODUCT_SHRINKAGE, JUDGED_SHRINKAGE = 0.9, 0.4
@@ -67,7 +70,7 @@ def fit_layers(
     fitting = collect_moments(
         subject.proto, layers, subject.fit_samples, subject.input_shapes, seed=subject.seed, threads=threads
     )
-    held_out = collect_moments(
+    held_out = collect_judging_moments(
         subject.proto,
         layers,
         subject.held_out_samples,
@@ -83,8 +86,8 @@ def fit_layers(
 
 
 def _aligned(
-    left: Iterator[tuple[str, Moments]], right: Iterator[tuple[str, Moments]], order: Sequence[str]
-) -> Iterator[tuple[str, Moments, Moments]]:
+    left: Iterator[tuple[str, Moments]], right: Iterator[tuple[str, JudgingMoments]], order: Sequence[str]
+) -> Iterator[tuple[str, Moments, JudgingMoments]]:
     """Layers that have moments on both sides: one that saw numbers that are not finite is missing on its side only."""
     position = {name: index for index, name in enumerate(order)}
     first, second = next(left, None), next(right, None)
@@ -99,7 +102,7 @@ def _aligned(
 
 
 def _fit_layer(
-    layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: Moments
+    layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: JudgingMoments
 ) -> dict[Candidate, Fit]:
     """Fits of the candidates that none beats.
 
@@ -127,7 +130,9 @@ def _fit_layer(
     return fitted
 
 
-def _shrunk(moments: Moments, shrinkage: float) -> Moments:
+def _shrunk(moments: JudgingMoments, shrinkage: float) -> JudgingMoments:
+    if isinstance(moments, ProbedMoments):
+        return shrunk_probes(moments, shrinkage)
     return replace(moments, covariance=shrunk_covariance(moments, shrinkage))
 
 

@@ -9,55 +9,34 @@ import numpy as np
 from edge_dac.convolution import ConvLayer, Factorization, FloatArray
 from edge_dac.schemes.composition import compose
 from edge_dac.schemes.metric import check_moments
-from edge_dac.schemes.scheme import Moments
-
-EXACT_SIZE = 1024
-"""Patches up to this length are compared with their full covariance, longer ones through probes."""
-
-PROBES = 256
-"""Random directions that stand in for a large covariance; the estimate scatters by a few percent."""
-
-JITTER = 1e-3
-"""Share of the mean variance that makes a covariance from few patches definite; its effect is taken out again."""
+from edge_dac.schemes.scheme import Moments, ProbedMoments
 
 
 class LayerError:
     """Mean squared error of a layer's output over the output's variance, for inputs with given moments.
 
-    With ``D = W - W_hat``: ``(tr(D S D^T) + |D mu + b - b_hat|^2) / tr(W S W^T)``. For long patches the first term is
-    estimated from ``Z = L Omega`` with ``S = L L^T`` and Gaussian ``Omega [d, probes]``: ``|D Z|^2 / probes`` has the right
-    mean (Hutchinson, Comm. Statist. Simulation 18, 1989). The same probes serve every factorization and ``W`` itself, so
-    that comparisons are sharper than single estimates.
+    With ``D = W - W_hat``: ``(tr(D S D^T) + |D mu + b - b_hat|^2) / tr(W S W^T)``. Of probed moments the first term is
+    estimated as ``|D Z|^2`` (Hutchinson, Comm. Statist. Simulation 18, 1989). The same probes serve every factorization and
+    ``W`` itself, so that comparisons are sharper than single estimates.
 
     Args:
         layer: the layer as it was.
         moments: of its input, best from other inputs than those that were fitted to.
-        probes: number of random directions for patches longer than :data:`EXACT_SIZE`.
 
     Raises:
         UsageError: ``moments`` do not fit the layer.
     """
 
-    def __init__(self, layer: ConvLayer, moments: Moments, probes: int = PROBES) -> None:
+    def __init__(self, layer: ConvLayer, moments: Moments | ProbedMoments) -> None:
         check_moments(layer, moments)
         self._layer = layer
-        self._mean = moments.mean
-        self._covariance: FloatArray | None = moments.covariance
-        size = moments.covariance.shape[-1]
-        if size > EXACT_SIZE:
-            self._covariance = None
-            variances = np.trace(moments.covariance, axis1=1, axis2=2) / size
-            self._jitter = np.maximum(JITTER * variances, np.finfo(np.float32).tiny)
-            definite = moments.covariance.copy()
-            definite[:, range(size), range(size)] += self._jitter[:, None]
-            directions = np.random.default_rng(0).standard_normal((size, probes), dtype=np.float32)
-            self._probes = np.linalg.cholesky(definite) @ directions / np.sqrt(np.float32(probes))
+        self._moments = moments
         self._output_variance = self._variance(_by_group(layer, layer.weight))
 
     def of(self, factorization: Factorization) -> float:
         """The error of ``factorization``; 0 where nothing is lost, even if the output never varies."""
         difference = _by_group(self._layer, self._layer.weight - compose(factorization))
-        offset = (difference @ self._mean[..., None]).ravel()
+        offset = (difference @ self._moments.mean[..., None]).ravel()
         if self._layer.bias is not None:
             offset = offset + self._layer.bias
         if factorization.bias is not None:
@@ -67,11 +46,10 @@ class LayerError:
 
     def _variance(self, kernels: FloatArray) -> float:
         """``tr(K S K^T)`` summed over groups, for ``K [g, n, d]``."""
-        if self._covariance is not None:
-            return float(np.sum((kernels @ self._covariance) * kernels, dtype=np.float64))
-        probed = np.square(kernels @ self._probes, dtype=np.float64).sum(axis=(1, 2))
-        added = self._jitter * np.square(kernels, dtype=np.float64).sum(axis=(1, 2))
-        return float(np.maximum(probed - added, 0).sum())
+        if isinstance(self._moments, Moments):
+            return float(np.sum((kernels @ self._moments.covariance) * kernels, dtype=np.float64))
+        probed = np.square(kernels @ self._moments.probes, dtype=np.float64).sum(axis=(1, 2))
+        return float((probed + self._moments.isotropic * np.square(kernels, dtype=np.float64).sum(axis=(1, 2))).sum())
 
 
 def layer_error(layer: ConvLayer, factorization: Factorization, moments: Moments) -> float:

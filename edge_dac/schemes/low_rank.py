@@ -71,11 +71,11 @@ def low_rank(matrices: FloatArray, metric: FloatArray | None = None, taps: Float
 
 
 def principal_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues (largest first, not negative) and eigenvectors (columns, signs fixed) in float64."""
-    values, vectors = np.linalg.eigh(gram.astype(np.float64, copy=False))
+    """Eigenvalues (largest first, not negative) and eigenvectors (columns, signs fixed), in the precision of ``gram``."""
+    values, vectors = np.linalg.eigh(gram)
     values, vectors = values[..., ::-1], vectors[..., ::-1]
     largest = np.argmax(np.abs(vectors), axis=-2, keepdims=True)
-    signs = np.where(np.take_along_axis(vectors, largest, axis=-2) < 0, -1.0, 1.0)
+    signs = np.where(np.take_along_axis(vectors, largest, axis=-2) < 0, -1, 1).astype(vectors.dtype)
     return np.maximum(values, 0.0), vectors * signs
 
 

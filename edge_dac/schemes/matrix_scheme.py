@@ -166,12 +166,12 @@ class _FittedDecomposition(Decomposition):
         return self._covariance @ weight.swapaxes(1, 2)
 
     def _equations_for(self, rank: int) -> NormalEquations | None:
-        """Equations of this rank or more, made once for the ranks that a planner asks for; None for no features."""
+        """Equations of this rank or more, made once if the largest rank is asked for first; None for no features."""
         if not self._scheme.refits:
             return None
         if self._equations is None or self._equations_rank < rank:
-            self._equations_rank = max(rank, self._scheme.ranks_below_dense(self.layer))
-            self._equations = self._make_equations(self._low.left[..., : self._equations_rank])
+            self._equations_rank = rank
+            self._equations = self._make_equations(self._low.left[..., :rank])
         return self._equations
 
     def _make_equations(self, left: FloatArray) -> NormalEquations:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_dac.convolution import ConvLayer, FloatArray
 from edge_dac.errors import UsageError
-from edge_dac.schemes.scheme import Moments
+from edge_dac.schemes.scheme import Moments, ProbedMoments
 
 
-def check_moments(layer: ConvLayer, moments: Moments) -> None:
+def check_moments(layer: ConvLayer, moments: Moments | ProbedMoments) -> None:
     """Raise where ``moments`` are not of this layer's patches.
 
     Raises:
@@ -20,10 +21,13 @@ def check_moments(layer: ConvLayer, moments: Moments) -> None:
     """
     groups = layer.attributes.groups
     size = layer.in_channels // groups * math.prod(layer.kernel)
-    if moments.covariance.shape != (groups, size, size) or moments.mean.shape != (groups, size):
+    if isinstance(moments, Moments):
+        kind, got, expected = "a covariance", moments.covariance.shape, (groups, size, size)
+    else:
+        kind, got, expected = "probes", moments.probes.shape, (groups, size, moments.probes.shape[-1])
+    if got != expected or moments.mean.shape != (groups, size):
         raise UsageError(
-            f"{layer.name}: moments: expected a covariance {(groups, size, size)} and its mean,"
-            f" got {moments.covariance.shape} and {moments.mean.shape}"
+            f"{layer.name}: moments: expected {kind} {expected} and its mean, got {got} and {moments.mean.shape}"
         )
 
 
@@ -47,6 +51,13 @@ def shrunk_covariance(moments: Moments, shrinkage: float) -> FloatArray:
     diagonal = np.arange(size)
     result[:, diagonal, diagonal] += np.where(variances > 0, shrinkage * variances, 1.0)[:, None].astype(result.dtype)
     return result
+
+
+def shrunk_probes(moments: ProbedMoments, shrinkage: float) -> ProbedMoments:
+    """:func:`shrunk_covariance` of moments that are only known along random directions."""
+    variances = np.square(moments.probes, dtype=np.float64).sum(axis=(1, 2)) / moments.probes.shape[1]
+    kept = moments.probes * moments.probes.dtype.type(np.sqrt(1 - shrinkage))
+    return replace(moments, probes=kept, isotropic=(1 - shrinkage) * moments.isotropic + shrinkage * variances)
 
 
 def grouped_kernels(layer: ConvLayer, dtype: npt.DTypeLike) -> FloatArray:

@@ -30,6 +30,21 @@ class Moments:
     count: int
 
 
+@dataclass(frozen=True, eq=False)
+class ProbedMoments:
+    """Moments whose covariance ``S`` is only known along random directions: enough to judge, not to fit.
+
+    Attributes:
+        mean: ``[groups, d]``.
+        probes: ``Z [groups, d, probes]`` with ``E[Z Z^T] = S`` less its isotropic part.
+        isotropic: ``[groups]``, a multiple of the identity in ``S``.
+    """
+
+    mean: FloatArray
+    probes: FloatArray
+    isotropic: FloatArray
+
+
 class Decomposition(ABC):
     """All ranks of one scheme for one layer, from one decomposition."""
 

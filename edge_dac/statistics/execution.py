@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.helper
 import onnxruntime as ort
 
 from edge_dac.errors import UsageError
@@ -18,18 +20,25 @@ Inputs = Mapping[str, Array]
 _QUIET = 3
 
 
-def extract(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+def extract(
+    model: onnx.ModelProto, outputs: Sequence[str], known: Mapping[str, np.dtype[Any]] | None = None
+) -> onnx.ModelProto:
     """The part of ``model`` that computes ``outputs``; weights that it does not need are not copied.
+
+    Args:
+        known: types of tensors that the caller has: the part starts from them, and those that it needs become its inputs.
 
     Raises:
         UsageError: a wanted tensor is not computed by the model.
     """
     nodes = list(model.graph.node)
-    producers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    producers = _producers(nodes)
     missing = [name for name in outputs if name not in producers]
     if missing:
         raise UsageError(f"tensor {missing[0]!r}: expected one that a node of the graph computes, found none")
-    kept, names = _ancestors(nodes, producers, outputs)
+    declared = {value.name for value in model.graph.input}
+    given = {name: dtype for name, dtype in (known or {}).items() if name not in declared}
+    kept, names = _ancestors(nodes, producers, outputs, given)
     part = onnx.ModelProto()
     part.ir_version = model.ir_version
     part.opset_import.extend(model.opset_import)
@@ -39,14 +48,29 @@ def extract(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     part.graph.initializer.extend(i for i in model.graph.initializer if i.name in names)
     part.graph.sparse_initializer.extend(i for i in model.graph.sparse_initializer if i.values.name in names)
     part.graph.input.extend(i for i in model.graph.input if i.name in names)
+    for name, dtype in given.items():
+        if name in names:
+            element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+            part.graph.input.append(onnx.helper.make_tensor_value_info(name, element, None))
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
     return part
 
 
+def needed(model: onnx.ModelProto, outputs: Sequence[str], known: Container[str]) -> list[str]:
+    """Those of the ``known`` tensors that ``outputs`` can be computed from, with the model's weights."""
+    nodes = list(model.graph.node)
+    names = _ancestors(nodes, _producers(nodes), outputs, known)[1]
+    return sorted(name for name in names if name in known)
+
+
+def _producers(nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
+    return {name: index for index, node in enumerate(nodes) for name in node.output if name}
+
+
 def _ancestors(
-    nodes: Sequence[onnx.NodeProto], producers: Mapping[str, int], outputs: Iterable[str]
+    nodes: Sequence[onnx.NodeProto], producers: Mapping[str, int], outputs: Iterable[str], known: Container[str]
 ) -> tuple[set[int], set[str]]:
-    """Indices of the nodes and names of the tensors that ``outputs`` depend on."""
+    """Indices of the nodes and names of the tensors that ``outputs`` depend on, up to what is known."""
     kept: set[int] = set()
     names: set[str] = set()
     pending = list(outputs)
@@ -55,7 +79,7 @@ def _ancestors(
         if name in names:
             continue
         names.add(name)
-        index = producers.get(name)
+        index = None if name in known else producers.get(name)
         if index is not None and index not in kept:
             kept.add(index)
             pending.extend(node_inputs(nodes[index]))

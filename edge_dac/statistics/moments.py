@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, FloatArray
-from edge_dac.schemes.scheme import Moments
-from edge_dac.statistics.execution import Inputs, extract, feeds, open_session
+from edge_dac.schemes.scheme import Moments, ProbedMoments
+from edge_dac.statistics.execution import Array, Inputs, extract, feeds, needed, open_session
+from edge_dac.statistics.patch_sums import ROWS_AT_ONCE, MomentsSum, PatchSum, ProbedSum
 
 PATCHES_PER_LAYER = 6000
 MEMORY_BYTES = 120_000_000
-_ROWS_AT_ONCE = 512
-_BLOCK = 768
+PROBED_PATCH = 1024
+"""Covariances up to this size are kept whole also where they only judge."""
+PROBES = 256
+"""Random directions that stand in for a large covariance; the estimate scatters by a few percent."""
 WIDEST_PATCH = 6000
 """Layers with longer patches are left out: their covariance would not fit a small device."""
 
@@ -28,6 +32,25 @@ class _Source:
 
     layer: ConvLayer
     tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """How patches are taken.
+
+    Attributes:
+        input_shapes: shapes the model is run at, batch included.
+        patches_per_layer: how many patches to aim at (fewer where a layer has fewer output positions).
+        seed: of the positions.
+        threads: of ONNX Runtime.
+        memory_bytes: bound on the sums of a group of layers; its activations for one batch come on top.
+    """
+
+    input_shapes: Mapping[str, Sequence[int]]
+    patches_per_layer: int
+    seed: int
+    threads: int
+    memory_bytes: int
 
 
 def collect_moments(
@@ -43,10 +66,11 @@ def collect_moments(
 ) -> Iterator[tuple[str, Moments]]:
     """Layer name and moments, layer by layer in the order of the graph.
 
-    The model is run once for each group of layers whose sums fit ``memory_bytes`` together. Patches are taken at
-    output positions drawn at random, the same number from every run; positions in the zero padding count as zeros.
-    Left out are layers inside ``If``, ``Loop`` and ``Scan``, layers with patches longer than :data:`WIDEST_PATCH` and
-    layers that see a number that is not finite.
+    The model is run in pieces, one for each group of layers whose sums fit ``memory_bytes`` together; a piece goes on from
+    what the one before computed, where that takes little room, else from the inputs. Patches are taken at output positions
+    drawn at random, the same number from every run; positions in the zero padding count as zeros. Left out are layers inside
+    ``If``, ``Loop`` and ``Scan``, layers with patches longer than :data:`WIDEST_PATCH` and layers that see a number that is
+    not finite.
 
     Args:
         model: the graph that ``layers`` were found in.
@@ -60,72 +84,61 @@ def collect_moments(
     Raises:
         UsageError: an input has no samples.
     """
-    rng = np.random.default_rng(seed)
-    for group in _groups(_sources(model, layers), memory_bytes):
-        sums = _gather(model, group, inputs, input_shapes, patches_per_layer, rng, threads)
+    sampling = _Sampling(input_shapes, patches_per_layer, seed, threads, memory_bytes)
+    sources = _sources(model, layers)
+    for layer, total in _sum_patches(model, sources, inputs, sampling, lambda layer: MomentsSum()):
+        moments = total.moments()
+        if moments is not None:
+            yield layer.name, moments
+
+
+def collect_judging_moments(
+    model: onnx.ModelProto,
+    layers: Sequence[ConvLayer],
+    inputs: Inputs,
+    input_shapes: Mapping[str, Sequence[int]],
+    *,
+    patches_per_layer: int = PATCHES_PER_LAYER,
+    seed: int = 0,
+    threads: int = 1,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Iterator[tuple[str, Moments | ProbedMoments]]:
+    """:func:`collect_moments` for judging factorizations only: long patches are probed, which takes far less of everything.
+
+    Raises:
+        UsageError: an input has no samples.
+    """
+    sampling = _Sampling(input_shapes, patches_per_layer, seed, threads, memory_bytes)
+
+    def start(layer: ConvLayer) -> MomentsSum | ProbedSum:
+        return ProbedSum(PROBES, seed) if _patch_length(layer) > PROBED_PATCH else MomentsSum()
+
+    for layer, total in _sum_patches(model, _sources(model, layers), inputs, sampling, start):
+        moments = total.moments()
+        if moments is not None:
+            yield layer.name, moments
+
+
+AnySum = TypeVar("AnySum", bound=PatchSum)
+
+
+def _sum_patches(
+    model: onnx.ModelProto,
+    sources: Sequence[_Source],
+    inputs: Inputs,
+    sampling: _Sampling,
+    start: Callable[[ConvLayer], AnySum],
+) -> Iterator[tuple[ConvLayer, AnySum]]:
+    """The sums of every layer over the patches of all samples."""
+    rng = np.random.default_rng(sampling.seed)
+    groups = list(_groups(sources, sampling.memory_bytes))
+    batches: list[dict[str, Array]] = list(feeds(inputs, sampling.input_shapes, list(inputs)))
+    for index, group in enumerate(groups):
+        later = [source.tensor for following in groups[index + 1 :] for source in following]
+        sums = [start(source.layer) for source in group]
+        batches = _gather(model, list(zip(group, sums, strict=True)), batches, later, sampling, rng)
         for source in group:
-            moments = sums.pop(source.layer.name).moments()
-            if moments is not None:
-                yield source.layer.name, moments
-
-
-class MomentsSum:
-    """Sums that the moments of one layer are made of; patches may come in any number of parts."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._pending: list[FloatArray] = []
-        self._shift: FloatArray | None = None
-        self._first: npt.NDArray[np.float64] | None = None
-        self._second: FloatArray | None = None
-
-    def add(self, patches: FloatArray) -> None:
-        """Add ``[count, groups, d]`` float32 patches, which are used up."""
-        self._pending.append(patches)
-        if sum(map(len, self._pending)) >= _ROWS_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Fold the pending patches into the sums: few large products are faster than many small ones."""
-        if not self._pending:
-            return
-        patches = np.concatenate(self._pending) if len(self._pending) > 1 else self._pending[0]
-        self._pending.clear()
-        if self._shift is None or self._first is None or self._second is None:
-            # Centred near the mean, sums of squares lose nothing to cancellation in float32.
-            self._shift = patches.mean(axis=0, dtype=np.float64).astype(np.float32)
-            self._first = np.zeros(self._shift.shape)
-            self._second = np.zeros((*self._shift.shape, self._shift.shape[1]), dtype=np.float32)
-        patches -= self._shift
-        self._count += len(patches)
-        self._first += patches.sum(axis=0, dtype=np.float64)
-        for group, total in enumerate(self._second):
-            rows = patches[:, group]
-            for begin, end in _blocks(len(total)):
-                total[begin:end, :end] += rows[:, begin:end].T @ rows[:, :end]
-
-    def moments(self) -> Moments | None:
-        """Moments of everything added, the sums being used up; None if a number was not finite or there is none."""
-        self._flush()
-        if self._shift is None or self._first is None or self._second is None:
-            return None
-        offset = self._first / self._count
-        covariance, self._second = self._second, None
-        for matrix, row in zip(covariance, offset.astype(np.float32), strict=True):
-            for begin, end in _blocks(len(matrix)):
-                matrix[begin:end, :end] /= np.float32(self._count)
-                matrix[begin:end, :end] -= np.outer(row[begin:end], row[:end])
-                matrix[:begin, begin:end] = matrix[begin:end, :begin].T
-        mean = (self._shift + offset).astype(np.float32)
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            return None
-        return Moments(mean, covariance, self._count)
-
-
-def _blocks(length: int) -> Iterator[tuple[int, int]]:
-    """Block rows of a symmetric matrix: half the products, and no second matrix of its size in between."""
-    for begin in range(0, length, _BLOCK):
-        yield begin, min(begin + _BLOCK, length)
+            yield source.layer, sums.pop(0)
 
 
 def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Source]:
@@ -136,9 +149,7 @@ def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Sourc
     return [
         _Source(layer, nodes[layer.name].input[0])
         for layer in layers
-        if math.prod(layer.weight.shape[1:]) <= WIDEST_PATCH
-        and layer.name in nodes
-        and nodes[layer.name].op_type == layer.operator
+        if _patch_length(layer) <= WIDEST_PATCH and layer.name in nodes and nodes[layer.name].op_type == layer.operator
     ]
 
 
@@ -146,8 +157,8 @@ def _groups(sources: Sequence[_Source], memory_bytes: int) -> Iterator[list[_Sou
     group: list[_Source] = []
     used = 0
     for source in sources:
-        length = math.prod(source.layer.weight.shape[1:])
-        size = 4 * length * (length + _ROWS_AT_ONCE) * source.layer.attributes.groups
+        length = _patch_length(source.layer)
+        size = 4 * length * (length + ROWS_AT_ONCE) * source.layer.attributes.groups
         if group and used + size > memory_bytes:
             yield group
             group, used = [], 0
@@ -157,32 +168,46 @@ def _groups(sources: Sequence[_Source], memory_bytes: int) -> Iterator[list[_Sou
         yield group
 
 
+def _patch_length(layer: ConvLayer) -> int:
+    return math.prod(layer.weight.shape[1:])
+
+
 def _gather(
     model: onnx.ModelProto,
-    group: Sequence[_Source],
-    inputs: Inputs,
-    input_shapes: Mapping[str, Sequence[int]],
-    patches_per_layer: int,
+    group: Sequence[tuple[_Source, AnySum]],
+    batches: Sequence[dict[str, Array]],
+    later: Sequence[str],
+    sampling: _Sampling,
     rng: np.random.Generator,
-    threads: int,
-) -> dict[str, MomentsSum]:
-    """Layer name -> sums over the patches of all samples, for one group of layers."""
-    given = set(inputs)
-    tensors = list(dict.fromkeys(source.tensor for source in group))
-    computed = [name for name in tensors if name not in given]
-    session = open_session(extract(model, computed), threads=threads) if computed else None
+) -> list[dict[str, Array]]:
+    """Add the patches of one group of layers to its sums.
+
+    Args:
+        batches: by tensor name, for every run, what is known already: the inputs, or what an earlier piece computed.
+        later: tensors that are wanted after this group.
+
+    Returns:
+        what is known for the groups that follow.
+    """
+    known = {name: value.dtype for name, value in batches[0].items()}
+    tensors = list(dict.fromkeys(source.tensor for source, _ in group))
+    computed = [name for name in tensors if name not in known]
+    part = extract(model, computed, known) if computed else None
+    session = open_session(part, threads=sampling.threads) if part else None
     names = [value.name for value in session.get_inputs()] if session else []
-    batches = list(feeds(inputs, input_shapes, dict.fromkeys([*names, *(name for name in tensors if name in given)])))
-    per_batch = -(-patches_per_layer // len(batches))
-    sums = {source.layer.name: MomentsSum() for source in group}
-    for feed in batches:
-        values: dict[str, npt.NDArray[np.generic]] = dict(feed)
+    wanted_later = needed(model, later, {*known, *computed}) if later else []
+    per_batch = -(-sampling.patches_per_layer // len(batches))
+    reached: list[dict[str, Array]] = []
+    for batch in batches:
+        values = dict(batch)
         if session is not None:
-            answers = session.run(computed, {name: feed[name] for name in names})
-            values.update(zip(computed, answers, strict=True))
-        for source in group:
-            sums[source.layer.name].add(sample_patches(source.layer, values[source.tensor], per_batch, rng))
-    return sums
+            values.update(zip(computed, session.run(computed, {name: batch[name] for name in names}), strict=True))
+        for source, total in group:
+            total.add(sample_patches(source.layer, values[source.tensor], per_batch, rng))
+        reached.append({name: values[name] for name in wanted_later})
+        if sum(value.nbytes for value in reached[0].values()) * len(batches) > sampling.memory_bytes:
+            reached.clear()  # Too much to keep: the next piece starts where this one did.
+    return reached if len(reached) == len(batches) else list(batches)
 
 
 def sample_patches(

@@ -11,7 +11,8 @@ from edge_dac.errors import UsageError
 from edge_dac.schemes import SCHEMES
 from edge_dac.schemes.composition import compose
 from edge_dac.schemes.error import LayerError, layer_error
-from edge_dac.schemes.scheme import Moments
+from edge_dac.schemes.metric import shrunk_covariance, shrunk_probes
+from edge_dac.schemes.scheme import Moments, ProbedMoments
 
 
 def test_it_is_the_error_of_the_outputs_of_sampled_patches(make_layer: Callable[..., ConvLayer]) -> None:
@@ -57,12 +58,25 @@ def test_probes_estimate_what_the_full_covariance_gives(make_layer: Callable[...
     layer = make_layer(24, 150, (3, 3))
     rng = np.random.default_rng(4)
     roots = rng.standard_normal((400, 1350)) * np.geomspace(1, 0.03, 1350)
-    moments = Moments(np.zeros((1, 1350)), (roots.T @ roots)[None], 400)
-    errors = LayerError(layer, moments)
-    kernels = layer.weight.reshape(24, -1)
+    mean = np.zeros((1, 1350))
+    directions = roots.T @ rng.standard_normal((400, 256)) / 16
+    exact = LayerError(layer, Moments(mean, (roots.T @ roots)[None], 400))
+    probed = LayerError(layer, ProbedMoments(mean, directions[None], np.zeros(1)))
     for rank in (1, 3, 6):
         factorization = SCHEMES["dac"].factorize(layer, rank)
-        difference = kernels - compose(factorization).reshape(24, -1)
-        exact = np.square(difference @ roots.T).sum() / np.square(kernels @ roots.T).sum()
-        assert errors.of(factorization) == pytest.approx(exact, rel=0.1)
-    assert errors.of(SCHEMES["dense"].factorize(layer, 1)) == 0.0
+        assert probed.of(factorization) == pytest.approx(exact.of(factorization), rel=0.1)
+    assert probed.of(SCHEMES["dense"].factorize(layer, 1)) == 0.0
+
+
+def test_shrunk_probes_stand_for_the_shrunk_covariance(make_layer: Callable[..., ConvLayer]) -> None:
+    layer = make_layer(6, 5, (3, 3))
+    rng = np.random.default_rng(5)
+    roots = rng.standard_normal((1, 45, 45))
+    mean = np.zeros((1, 45))
+    covariance = roots @ roots.swapaxes(1, 2)
+    full = Moments(mean, covariance, 45)
+    for shrinkage in (0.1, 0.9):
+        exact = LayerError(layer, Moments(mean, shrunk_covariance(full, shrinkage), 45))
+        probed = LayerError(layer, shrunk_probes(ProbedMoments(mean, roots, np.zeros(1)), shrinkage))
+        factorization = SCHEMES["dac"].factorize(layer, 2)
+        assert probed.of(factorization) == pytest.approx(exact.of(factorization))

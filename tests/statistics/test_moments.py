@@ -9,8 +9,9 @@ from onnx import helper, numpy_helper
 
 from edge_dac.convolution import ConvAttributes, ConvLayer
 from edge_dac.graph.layers import find_layers
+from edge_dac.schemes.scheme import ProbedMoments
 from edge_dac.statistics.execution import open_session
-from edge_dac.statistics.moments import MomentsSum, collect_moments, sample_patches
+from edge_dac.statistics.moments import collect_judging_moments, collect_moments, sample_patches
 
 EVERYTHING = 10**9
 
@@ -157,23 +158,41 @@ def test_half_precision_is_read() -> None:
     assert moments.covariance.dtype == np.float32
 
 
-@pytest.mark.parametrize("block", [3, 7, 100])
-def test_parts_add_up_and_a_large_mean_costs_no_precision(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_dac.statistics.moments._BLOCK", block)
-    rows = (1000.0 + _random((3000, 2, 7))).astype(np.float32)
-    sums = MomentsSum()
-    for part in np.array_split(rows, 7):
-        sums.add(part.copy())
-    moments = sums.moments()
-    assert moments is not None
-    for group in range(2):
-        expected = np.cov(rows[:, group].astype(np.float64).T, bias=True)
-        np.testing.assert_allclose(moments.covariance[group], expected, atol=1e-4)
-    np.testing.assert_allclose(moments.mean, rows.astype(np.float64).mean(axis=0), rtol=1e-6)
+def test_pieces_go_on_from_what_was_computed_or_from_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[list[str]] = []
+
+    def watched(model: onnx.ModelProto, *, threads: int) -> object:
+        opened.append([node.output[0] for node in model.graph.node])
+        return open_session(model, threads=threads)
+
+    monkeypatch.setattr("edge_dac.statistics.moments.open_session", watched)
+    model = _two_layers_and_a_product()
+    shapes = {"x": (2, 3, 8, 8)}
+    layers = find_layers(model, shapes).layers
+    samples = {"x": _random((6, 3, 8, 8))}
+    for memory, again in ((100_000, False), (1, True)):
+        opened.clear()
+        dict(collect_moments(model, layers, samples, shapes, patches_per_layer=EVERYTHING, memory_bytes=memory))
+        computed = [name for piece in opened for name in piece]
+        assert (len(computed) > len(set(computed))) is again
 
 
-def test_nothing_added_has_no_moments() -> None:
-    assert MomentsSum().moments() is None
+def test_judging_moments_probe_long_patches_and_keep_short_ones_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_dac.statistics.moments.PROBED_PATCH", 30)
+    monkeypatch.setattr("edge_dac.statistics.moments.PROBES", 4000)
+    model = _two_layers_and_a_product()
+    shapes = {"x": (2, 3, 8, 8)}
+    layers = find_layers(model, shapes).layers
+    samples = {"x": _random((6, 3, 8, 8))}
+    whole = dict(collect_moments(model, layers, samples, shapes, patches_per_layer=EVERYTHING))
+    judging = dict(collect_judging_moments(model, layers, samples, shapes, patches_per_layer=EVERYTHING))
+    assert [name for name, moments in judging.items() if isinstance(moments, ProbedMoments)] == ["c"]
+    probed = judging["c"]
+    assert isinstance(probed, ProbedMoments)
+    np.testing.assert_allclose(probed.mean, whole["c"].mean, rtol=1e-4, atol=1e-5)
+    estimate = probed.probes @ probed.probes.swapaxes(1, 2)
+    scale = np.abs(whole["c"].covariance).max()
+    np.testing.assert_allclose(estimate, whole["c"].covariance, atol=0.1 * scale)
 
 
 def test_a_wide_layer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
