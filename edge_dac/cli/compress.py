@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.output}: expected a file in an existing folder")
     options = _options(arguments)
     from edge_dac.compression import compress
+    from edge_dac.device.allocator import return_large_blocks
 
+    return_large_blocks()
     with progress_bar(arguments) as progress:
         try:
             result = compress(arguments.model, budget, options, progress=progress)

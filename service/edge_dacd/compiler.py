@@ -144,6 +144,9 @@ def _limit(job: Job) -> None:
 def _run(job: Job) -> None:
     # Imported late: onnx takes half a second and its memory counts against the limit.
     from edge_dac.compression import Options, ladder_for, open_planner
+    from edge_dac.device.allocator import return_large_blocks
+
+    return_large_blocks()
 
     options = Options(
         input_shapes=job.input_shapes,
