@@ -13,15 +13,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from edge_dac.errors import ModelFormatError
+from edge_dac.graph.detached import DetachedModel
 
 Feeds = Mapping[str, npt.NDArray[Any]]
+AnyModel: TypeAlias = bytes | Path | DetachedModel
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -34,15 +36,21 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(model: bytes | Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU.
+def open_session(model: AnyModel, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU. ``options`` serve one session where the model is detached.
 
     Raises:
         ModelFormatError: ONNX Runtime does not accept the model; the message carries its reason.
     """
-    source = str(model) if isinstance(model, Path) else model
+    constants = model.constants if isinstance(model, DetachedModel) else {}
+    source = str(model) if isinstance(model, Path) else model.content if isinstance(model, DetachedModel) else model
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        if constants:
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
+            options.add_external_initializers(list(constants), values)
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session.constants = constants  # The session reads them where they are: they must live as long.
+        return session
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelFormatError(f"ONNX Runtime does not accept the model: {reason}") from error
@@ -160,7 +168,7 @@ def compare(
 class ProfiledModel:
     """A session with ONNX Runtime's profiler on. Use as a context manager; the profile file does not outlive it."""
 
-    def __init__(self, model: bytes | Path, threads: int) -> None:
+    def __init__(self, model: AnyModel, threads: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="edge-dac-probe-")
         options = session_options(threads)
         options.enable_profiling = True
@@ -197,14 +205,14 @@ class ProfiledModel:
 
 
 @contextlib.contextmanager
-def profiled(models: Iterable[bytes | Path], threads: int) -> Iterator[list[ProfiledModel]]:
+def profiled(models: Iterable[AnyModel], threads: int) -> Iterator[list[ProfiledModel]]:
     """Open several models for profiling; all temporary files are removed at the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(ProfiledModel(model, threads)) for model in models]
 
 
 def profile_models(
-    models: Iterable[bytes | Path], feeds: Feeds, threads: int, *, rounds: int, warm_up: int = 1
+    models: Iterable[AnyModel], feeds: Feeds, threads: int, *, rounds: int, warm_up: int = 1
 ) -> list[Timing]:
     """Kernel times of ``models``, one after another in every round, so that a drift of the device meets all of them.
 

@@ -15,7 +15,7 @@ import onnxruntime
 from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.probes import Comparison, compare, open_session, session_options
 from edge_dac.errors import VerificationError
-from edge_dac.graph.loading import serialize
+from edge_dac.graph.detached import detach
 from edge_dac.graph.rewriting import PLAN_KEY, replace_layers
 from edge_dac.lowerings import LOWERINGS, LoweredLayer
 from edge_dac.planning.candidates import Candidate
@@ -30,7 +30,7 @@ class Built:
     """What was measured of a rewritten model; the model itself is built again when it is wanted, for it may be large.
 
     Attributes:
-        size_bytes: of the serialized model.
+        size_bytes: of the serialized model, to a few bytes for each tensor.
         error: relative error of the outputs on held-out samples.
         comparison: latency beside the original (index 0) and the rewritten model (index 1).
     """
@@ -109,8 +109,8 @@ class Verifier:
         return error
 
     def _answers(self, model: onnx.ModelProto) -> list[list[npt.NDArray[Any]]]:
-        content = serialize(extract(model, self._tensors))
-        return self._run(open_session(content, session_options(self._work_threads)))
+        part = detach(extract(model, self._tensors))
+        return self._run(open_session(part, session_options(self._work_threads)))
 
     def _run(self, session: onnxruntime.InferenceSession) -> list[list[npt.NDArray[Any]]]:
         names = [value.name for value in session.get_inputs()]
@@ -118,18 +118,14 @@ class Verifier:
         return [session.run(self._tensors, feed) for feed in feeds]
 
     def measure(self, model: onnx.ModelProto, *, precision: float = 0.01) -> Built:
-        """Outputs and latency of a model.
+        """Outputs and latency of a model, which is used up.
 
         Raises:
             VerificationError: its outputs have other shapes or are not finite.
         """
-        # With Winograd's kernels a model is several times the original: no copy of it lives longer than it must.
         error = None if self._tensors == [o.name for o in model.graph.output] else self.error(model)
-        content = serialize(model, self._subject.path)
-        del model
-        size_bytes = len(content)
-        session = open_session(content, session_options(self._threads))
-        del content
+        detached = detach(model)
+        session = open_session(detached, session_options(self._threads))
         comparison = compare(
             [self.original, session],
             self._subject.timing_feed,
@@ -137,4 +133,4 @@ class Verifier:
             precision=precision,
             time_budget_s=self._time_budget_s,
         )
-        return Built(size_bytes, self._error_of(self._run(session)) if error is None else error, comparison)
+        return Built(detached.size_bytes, self._error_of(self._run(session)) if error is None else error, comparison)

@@ -16,6 +16,7 @@ import onnx.helper
 
 from edge_dac.convolution import ConvLayer, Factor, Factorization
 from edge_dac.device.probes import Feeds, open_session, session_options
+from edge_dac.graph.detached import detach
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LOWERINGS
@@ -50,7 +51,7 @@ class GatedModel:
         # A constant that is declared as an input may be overridden by the caller, and is not folded.
         for gate in self._gates.values():
             gated.graph.input.append(onnx.helper.make_tensor_value_info(gate, onnx.TensorProto.BOOL, []))
-        self._session = open_session(gated.SerializeToString(), session_options(threads))
+        self._session = open_session(detach(gated), session_options(threads))
 
     def run(self, feeds: Feeds, active: Iterable[str] = ()) -> Arrays:
         """The tensors with the factorizations of the ``active`` layers in place, the original elsewhere."""

@@ -19,7 +19,8 @@ import onnx
 
 from edge_dac.convolution import ConvLayer
 from edge_dac.device.latency_table import LatencyTable, candidate_key, layer_signature
-from edge_dac.device.probes import Feeds, profile_models
+from edge_dac.device.probes import AnyModel, Feeds, profile_models
+from edge_dac.graph.detached import detach
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LOWERINGS, LoweredLayer
@@ -203,15 +204,15 @@ class Prober:
     def _run(self, assignments: Sequence[Mapping[str, Candidate]]) -> None:
         owners: list[Attribution] = []
 
-        def models() -> Iterator[bytes]:
+        def models() -> Iterator[AnyModel]:
             # One at a time: with Winograd's kernels a probe can be several times the size of the model.
             yield self._model
             for assignment in assignments:
                 proto = self._probe_model(assignment)
                 owners.append(Attribution(proto, self._layers))
-                content = proto.SerializeToString()
+                detached = detach(proto)
                 del proto
-                yield content
+                yield detached
 
         rounds = _rounds(self._original.model_ms, target_ms=250)
         timings = profile_models(models(), self._feeds, self._threads, rounds=rounds)
