@@ -125,6 +125,7 @@ class Verifier:
         """
         error = None if self._tensors == [o.name for o in model.graph.output] else self.error(model)
         detached = detach(model)
+        del model
         session = open_session(detached, session_options(self._threads))
         comparison = compare(
             [self.original, session],

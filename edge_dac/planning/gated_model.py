@@ -51,7 +51,9 @@ class GatedModel:
         # A constant that is declared as an input may be overridden by the caller, and is not folded.
         for gate in self._gates.values():
             gated.graph.input.append(onnx.helper.make_tensor_value_info(gate, onnx.TensorProto.BOOL, []))
-        self._session = open_session(detach(gated), session_options(threads))
+        detached = detach(gated)
+        del gated
+        self._session = open_session(detached, session_options(threads))
 
     def run(self, feeds: Feeds, active: Iterable[str] = ()) -> Arrays:
         """The tensors with the factorizations of the ``active`` layers in place, the original elsewhere."""
