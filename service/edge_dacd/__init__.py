@@ -30,6 +30,9 @@ Where the parts meet
     ``(request, context) -> response``; a server stream returns an iterator. It raises :class:`status.RequestError`
     (or an error of ``edge_dac.errors``) to answer with an error. Messages come from ``edge_dac.wire.message(...)``.
 
+``fast_lane.FastLane``
+    The calls of ``ModelInfer`` without grpcio's hand-overs from thread to thread; ``server.Server`` opens it.
+
 ``main``
     Reads the configuration and wires everything; see ``daemon.Daemon`` for the order of start and end.
 """

@@ -89,7 +89,7 @@ class Executor(Generic[Work, Result]):
         self._left = threading.Condition(self._lock)
         self._sequence = count()
 
-    def check_room(self, line: str, line_capacity: int) -> None:
+    def check_room(self, line: str, line_capacity: int, priority: int = DEFAULT_PRIORITY) -> None:
         """Refuse a request that could not enter ``line`` now, before anybody works on it.
 
         Raises:
@@ -97,7 +97,7 @@ class Executor(Generic[Work, Result]):
         """
         with self._lock:
             if not self._may_start(line):
-                self._expect_room(line, line_capacity, time.monotonic())
+                self._expect_room(line, line_capacity, priority, time.monotonic())
 
     def perform(self, ticket: Ticket[Work, Result]) -> Result:
         """Wait for a slot in the line of ``ticket``, compute its work, and return the result.
@@ -177,17 +177,17 @@ class Executor(Generic[Work, Result]):
                 self._running[ticket] = now
                 ticket._granted = True
                 return
-            line = self._expect_room(ticket.line, ticket.line_capacity, now)
+            line = self._expect_room(ticket.line, ticket.line_capacity, ticket.priority, now)
             line.arrived(now, self.slots)
             line.waiting += 1
             ticket._wake.acquire()
             insort(self._queue, (ticket.priority, next(self._sequence), ticket))
         self._wait(ticket)
 
-    def _expect_room(self, name: str, capacity: int, now: float) -> Line:
+    def _expect_room(self, name: str, capacity: int, priority: int, now: float) -> Line:
         """The line ``name``, in which another request may wait. The caller holds the lock."""
         line = self._lines[name]
-        if not line.has_room(capacity, self._expected_wait_s(now)):
+        if not line.has_room(capacity, self._expected_wait_s(priority, now)):
             line.overflowed(now, self.slots, capacity)
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -196,12 +196,12 @@ class Executor(Generic[Work, Result]):
             )
         return line
 
-    def _expected_wait_s(self, now: float) -> float:
+    def _expected_wait_s(self, priority: int, now: float) -> float:
         """How long a newcomer that cannot start now would wait for a slot. The caller holds the lock."""
         left_s = (self._lines[ticket.line].run_s + since - now for ticket, since in self._running.items())
         first_s = min(left_s, default=0.0)
-        ahead_s = sum(line.waiting * line.work_s for line in self._lines.values()) / self.slots
-        return max(0.0, first_s) + ahead_s
+        ahead_s = sum(self._lines[ticket.line].work_s for level, _, ticket in self._queue if level <= priority)
+        return max(0.0, first_s) + ahead_s / self.slots
 
     def _wait(self, ticket: Ticket[Work, Result]) -> None:
         if ticket.deadline is None:

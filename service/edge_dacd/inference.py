@@ -146,9 +146,9 @@ class InferenceServicer:
         started: int,
     ) -> bytes:
         client_deadline = None if remaining_s is None else time.monotonic() + remaining_s
-        # Before the tensors are decoded: in an overload, refusing must cost next to nothing.
-        self._executor.check_room(model.name, model.source.queue_size)
         wishes = read_wishes(request)
+        # Before the tensors are decoded: in an overload, refusing must cost next to nothing.
+        self._executor.check_room(model.name, model.source.queue_size, wishes.priority)
         feeds = decode_inputs(model, request, self._memory)
         targets = choose_outputs(model, request, self._memory)
         names = [target.spec.name for target in targets]
