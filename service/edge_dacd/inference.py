@@ -153,14 +153,15 @@ class InferenceServicer:
         targets = choose_outputs(model, request, self._memory)
         names = [target.spec.name for target in targets]
         work = Work(model, request.message.id, wishes, feeds, names, ort.RunOptions(), client_deadline)
+        kin = work.kin()
         ticket: Ticket[Work, Run] = Ticket(
             work,
             model.name,
             model.source.queue_size,
             wishes.priority,
             deadline_of(wishes, remaining_s, self.longest_deadline_s),
-            work.kin(),
-            work.rows,
+            kin,
+            1 if kin is None else work.rows,
             model.source.max_batch_size,
         )
         decoded = time.perf_counter_ns()

@@ -36,6 +36,9 @@ class Wishes:
     max_error: float | None
 
 
+NO_WISHES = Wishes(DEFAULT_PRIORITY, None, None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
     """A requested output, and where in shared memory it goes; None for into the answer."""
@@ -52,6 +55,8 @@ def read_wishes(request: InferRequest) -> Wishes:
         RequestError: INVALID_ARGUMENT for one of a wrong type or range.
     """
     parameters = request.message.parameters
+    if not parameters:
+        return NO_WISHES
     timeout_us = _number(parameters, "timeout", "the request")
     priority = _number(parameters, "priority", "the request")
     return Wishes(
@@ -71,12 +76,13 @@ def decode_inputs(model: ServedModel, request: InferRequest, memory: SharedMemor
     """
     specs = {spec.name: spec for spec in model.inputs}
     tensors = request.message.inputs
-    in_message = [tensor for tensor in tensors if _REGION not in tensor.parameters]
-    if request.raw and len(request.raw) != len(in_message):
-        raise invalid(
-            f"raw_input_contents: expected {len(in_message)} entries, one for each input that is not in shared memory, "
-            f"got {len(request.raw)}"
-        )
+    if request.raw:
+        in_message = sum(_REGION not in tensor.parameters for tensor in tensors)
+        if len(request.raw) != in_message:
+            raise invalid(
+                f"raw_input_contents: expected {in_message} entries, one for each input that is not in shared memory, "
+                f"got {len(request.raw)}"
+            )
     raw = iter(request.raw)
     feeds: dict[str, Array] = {}
     for tensor in tensors:
