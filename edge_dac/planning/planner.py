@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_dac.convolution import ConvLayer, Factorization
-from edge_dac.device.latency_table import LatencyTable
+from edge_dac.device.latency_table import LatencyTable, original_key
 from edge_dac.device.probes import compare
 from edge_dac.device.profile import profile_device
 from edge_dac.graph.loading import serialize
@@ -120,17 +120,18 @@ class Planner:
 
     @cached_property
     def estimator(self) -> LatencyEstimator:
-        """Latency of candidates; on first use the untouched model is measured."""
+        """Latency of candidates; on first use the untouched model is measured, unless the table knows it."""
         self.progress(Progress("load", 1.0, f"{len(self.layers)} layers"))
-        original = measure_original(
-            self.subject.serialized,
-            self.subject.proto,
-            self.subject.inventory,
-            self.subject.timing_feed,
-            self.settings.threads,
-        )
+        subject, threads = self.subject, self.settings.threads
         table = LatencyTable(self.settings.latency_table, self.fingerprint)
-        return LatencyEstimator(table, self.settings.threads, original)
+        key = original_key(subject.digest, subject.input_shapes, threads)
+        original = table.original(key)
+        if original is None:
+            original = measure_original(
+                subject.serialized, subject.proto, subject.inventory, subject.timing_feed, threads
+            )
+            table.put_original(key, original)
+        return LatencyEstimator(table, threads, original)
 
     @property
     def reference_ms(self) -> float:
@@ -206,7 +207,7 @@ class Planner:
             self.subject,
             fits,
             threads=self.settings.work_threads,
-            time_budget_s=self.settings.sensitivity_time_s,
+            runs=self.settings.sensitivity_time_s * 1e3 / self.reference_ms,
             progress=self.progress,
         )
         return {

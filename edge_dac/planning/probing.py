@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from edge_dac.convolution import ConvLayer
-from edge_dac.device.latency_table import LatencyTable, candidate_key, layer_signature
+from edge_dac.device.latency_table import LatencyTable, LayerLatency, candidate_key, layer_signature
 from edge_dac.device.probes import AnyModel, Feeds, profile_models
 from edge_dac.graph.detached import detach
 from edge_dac.graph.layers import Inventory
@@ -36,14 +36,6 @@ PROBED_AT_ONCE_BYTES = 400_000_000
 
 ACTIVATIONS_HELD = 10
 """Memory of a run, in inputs and outputs of the largest layer: transforms and the arena's habit of doubling."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerLatency:
-    """Kernel milliseconds of the untouched model: as a whole and by layer, at the profiled shape."""
-
-    model_ms: float
-    layer_ms: Mapping[str, float]
 
 
 @dataclass(eq=False)

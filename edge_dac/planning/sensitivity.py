@@ -7,12 +7,11 @@ slope per layer, taken at one error, gave a worse plan; figures in docs/fidelity
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edge_dac.device.probes import Feeds, open_session, session_options
+from edge_dac.device.probes import Feeds
 from edge_dac.planning.candidates import Candidate
 from edge_dac.planning.fits import Fit
 from edge_dac.planning.gated_model import GatedModel
@@ -26,13 +25,17 @@ TINY = 1e-12
 
 
 def measure_damage(
-    subject: Subject, fits: LayerFits, *, threads: int, time_budget_s: float, progress: ProgressCallback
+    subject: Subject, fits: LayerFits, *, threads: int, runs: float, progress: ProgressCallback
 ) -> dict[str, dict[Candidate, float]]:
-    """Relative error of the model's outputs, by layer name and candidate, with that candidate alone in place."""
+    """Relative error of the model's outputs, by layer name and candidate, with that candidate alone in place.
+
+    Args:
+        runs: how many runs of the model may be spent.
+    """
     considered = {name: sorted(entries, key=lambda c: entries[c].error) for name, entries in fits.items() if entries}
     if not considered:
         return {}
-    levels, feeds = _affordable(subject, considered, threads, time_budget_s)
+    levels, feeds = _affordable(subject.held_out_feeds, considered, runs)
     measured: dict[str, dict[Candidate, float]] = {name: {} for name in considered}
     for level in range(levels):
         chosen = {name: _at_level(order, level, levels) for name, order in considered.items()}
@@ -53,19 +56,13 @@ def _at_level(order: Sequence[Candidate], level: int, levels: int) -> Candidate:
 
 
 def _affordable(
-    subject: Subject, considered: Mapping[str, Sequence[Candidate]], threads: int, time_budget_s: float
-) -> tuple[int, list[Feeds]]:
+    feeds: Sequence[Feeds], considered: Mapping[str, Sequence[Candidate]], runs: float
+) -> tuple[int, Sequence[Feeds]]:
     """How many candidates of each layer can be measured, and on which feeds; at least two before more than one feed."""
-    session = open_session(subject.serialized, session_options(threads))
-    session.run(None, subject.timing_feed)
-    begin = time.perf_counter()
-    session.run(None, subject.timing_feed)
-    run_s = time.perf_counter() - begin
-    runs = time_budget_s / (run_s * len(considered))
+    of_each = runs / len(considered)
     most = max(map(len, considered.values()))
-    feeds = subject.held_out_feeds
-    count = int(np.clip(runs / min(2, most), 1, len(feeds)))
-    return int(np.clip(runs / count, 1, min(most, MOST_LEVELS))), feeds[:count]
+    count = int(np.clip(of_each / min(2, most), 1, len(feeds)))
+    return int(np.clip(of_each / count, 1, min(most, MOST_LEVELS))), feeds[:count]
 
 
 def _measure_each(

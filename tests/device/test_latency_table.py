@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_dac.convolution import ConvAttributes, ConvLayer
-from edge_dac.device.latency_table import LatencyTable, candidate_key, layer_signature
+from edge_dac.device.latency_table import LatencyTable, LayerLatency, candidate_key, layer_signature, original_key
 
 LAYER = ConvLayer("a", np.zeros((4, 3, 3, 3), np.float32), None, ConvAttributes.pointwise(2), (8, 8))
 KEY = candidate_key(layer_signature(LAYER), "dac", 2, "concat", 1)
@@ -42,6 +42,18 @@ def test_saved_ratios_come_back_on_the_same_device_only(tmp_path: Path) -> None:
     assert LatencyTable(path, "device-2").get(KEY) is None
 
 
+def test_what_a_model_takes_comes_back_for_the_same_file_shape_and_threads(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table = LatencyTable(path, "device")
+    latency = LayerLatency(12.5, {"conv0": 7.0, "conv1": 5.0})
+    table.put_original(original_key("abc", {"x": (1, 3, 8, 8)}, 1), latency)
+    table.save()
+    again = LatencyTable(path, "device")
+    assert again.original(original_key("abc", {"x": (1, 3, 8, 8)}, 1)) == latency
+    for other in (("abd", (1, 3, 8, 8), 1), ("abc", (1, 3, 8, 9), 1), ("abc", (1, 3, 8, 8), 2)):
+        assert again.original(original_key(other[0], {"x": other[1]}, other[2])) is None
+
+
 def test_a_second_measurement_is_averaged_in() -> None:
     table = LatencyTable(None, "device")
     table.put(KEY, 0.4)
@@ -49,7 +61,17 @@ def test_a_second_measurement_is_averaged_in() -> None:
     assert table.get(KEY) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"format": 99, "fingerprint": "d", "ratios": {"k": 1}})])
+DAMAGED = (
+    "",
+    "{",
+    "[]",
+    json.dumps({"format": 99, "fingerprint": "d", "ratios": {"k": 1}, "originals": {}}),
+    json.dumps({"format": 2, "fingerprint": "d", "ratios": {"k": 1}, "originals": {"m": {"model_ms": 1}}}),
+    json.dumps({"format": 2, "fingerprint": "d", "ratios": {"k": "fast"}, "originals": {}}),
+)
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_table_is_measured_again(tmp_path: Path, content: str) -> None:
     path = tmp_path / "table.json"
     path.write_text(content)
