@@ -23,7 +23,8 @@ Where the parts meet
 
 ``executor.Executor``
     Slots for runs and the bounded lines before them; what it computes is ``running.compute``, who may wait in an
-    overload is ``admission.Line``'s to say. ``waiting(model name)`` is the queue depth.
+    overload is ``admission.Line``'s to say. ``waiting(model name)`` is the queue depth; ``hold(model name)`` keeps
+    a model from running while its runtime is exchanged.
 
 ``rpc.handler(service name, servicer)``
     Turns a servicer into a gRPC handler. A servicer has one method per RPC, called as in ``proto/``, with
