@@ -46,6 +46,7 @@ class Options:
         seed: of everything random.
         calibration: folder of real inputs to fit to instead of synthetic ones.
         latency_table: file that keeps measured latency ratios between runs.
+        fidelity_table: file that keeps what candidates cost in fidelity, so that a further budget takes less time.
         allow_external: accept external tensor data inside the model's folder.
     """
 
@@ -58,6 +59,7 @@ class Options:
     seed: int = 0
     calibration: Path | None = None
     latency_table: Path | None = None
+    fidelity_table: Path | None = None
     allow_external: bool = False
 
 
@@ -89,6 +91,7 @@ def open_planner(
         schemes=tuple(chosen.schemes or DEFAULT_SCHEMES),
         lowerings=chosen.lowerings,
         latency_table=chosen.latency_table,
+        fidelity_table=chosen.fidelity_table,
     )
     return Planner(subject, settings, progress)
 

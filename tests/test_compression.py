@@ -139,6 +139,21 @@ def test_same_seed_and_latency_table_give_the_same_plan(tiny_path: Path, tmp_pat
     assert choices[0] == choices[1]
 
 
+def test_tables_spare_a_further_budget_the_fits_and_give_the_same_factors(tiny_path: Path, tmp_path: Path) -> None:
+    options = Options(latency_table=tmp_path / "latency.json", fidelity_table=tmp_path / "fidelity.json")
+    budget = Budget(mac_fraction=0.5)
+    cold: list[Progress] = []
+    warm: list[Progress] = []
+    first = compress(tiny_path, budget, options, progress=cold.append)
+    again = compress(tiny_path, budget, options, progress=warm.append)
+    assert "sensitivity" in {step.phase for step in cold}
+    assert "sensitivity" not in {step.phase for step in warm}
+    assert [(c.layer, c.scheme, c.rank, c.error) for c in first.plan.choices] == [
+        (c.layer, c.scheme, c.rank, c.error) for c in again.plan.choices
+    ]
+    np.testing.assert_allclose(answer(again.model, image()), answer(first.model, image()), rtol=1e-3, atol=1e-4)
+
+
 def test_progress_is_told_in_order(tiny_path: Path) -> None:
     steps: list[Progress] = []
     compress(tiny_path, Budget(speedup=1.4), progress=steps.append)

@@ -49,6 +49,7 @@ def add_parser(subparsers: Any) -> None:
         "--calibration", type=Path, metavar="DIR", help="fit to real inputs (npy or pictures); never needed"
     )
     parser.add_argument("--latency-table", type=Path, metavar="FILE", help="keep measured latency ratios in FILE")
+    parser.add_argument("--fidelity-table", type=Path, metavar="FILE", help="keep what was fitted and judged in FILE")
     parser.add_argument("--allow-external", action="store_true", help="accept tensor data next to the model")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
     parser.add_argument("--dry-run", action="store_true", help="plan and measure, write nothing")
@@ -113,6 +114,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         seed=arguments.seed,
         calibration=arguments.calibration,
         latency_table=arguments.latency_table,
+        fidelity_table=arguments.fidelity_table,
         allow_external=arguments.allow_external,
     )
 

@@ -56,14 +56,16 @@ def fit_layers(
     *,
     threads: int,
     progress: ProgressCallback,
+    keep_all: bool = False,
 ) -> Iterator[tuple[str, dict[Candidate, Fit]]]:
     """Fit the wanted candidates to the statistics of the subject's samples.
 
     Args:
         wanted: by layer name, candidates with their predicted milliseconds.
+        keep_all: fit every candidate.
 
     Yields:
-        layer name and the fits of its candidates that none beats in both latency and error.
+        layer name and the fits of its candidates, with ``keep_all`` or where none beats them in both latency and error.
     """
     layers = [layer for layer in subject.inventory.layers if wanted.get(layer.name)]
     by_name = {layer.name: layer for layer in layers}
@@ -81,7 +83,7 @@ def fit_layers(
     )
     for name, moments, held_out_moments in _aligned(fitting, held_out, list(by_name)):
         progress(Progress("fit", list(by_name).index(name) / len(layers), name))
-        yield name, _fit_layer(by_name[name], wanted[name], moments, held_out_moments)
+        yield name, _fit_layer(by_name[name], wanted[name], moments, held_out_moments, keep_all=keep_all)
     progress(Progress("fit", 1.0, f"{len(layers)} layers"))
 
 
@@ -102,7 +104,7 @@ def _aligned(
 
 
 def _fit_layer(
-    layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: JudgingMoments
+    layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: JudgingMoments, *, keep_all: bool
 ) -> dict[Candidate, Fit]:
     """Fits of the candidates that none beats.
 
@@ -120,13 +122,15 @@ def _fit_layer(
             candidate = curve[index]
             above = [error for other, error in tried.items() if other > index]
             at_best = SLACK * max(above, default=0.0)
-            if any(fit.error <= at_best and wanted[c] <= wanted[candidate] for c, fit in fitted.items()):
+            if not keep_all and any(
+                fit.error <= at_best and wanted[c] <= wanted[candidate] for c, fit in fitted.items()
+            ):
                 continue
             factorization = decomposition.at(scheme_rank(candidate, layer))
             error = cautious.of(factorization)
             fitted[candidate] = Fit(factorization, error, error if cautious is seen else seen.of(factorization))
             tried[index] = fitted[candidate].error
-        fitted = _undominated(fitted, wanted)
+        fitted = fitted if keep_all else _undominated(fitted, wanted)
     return fitted
 
 

@@ -17,6 +17,7 @@ from edge_dac.graph.loading import serialize
 from edge_dac.planning.building import Built, Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
 from edge_dac.planning.correction import LatencyCorrection
+from edge_dac.planning.fidelity_table import FidelityTable, Judgement, samples_key
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
 from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
 from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
@@ -43,7 +44,7 @@ class PlannerSettings:
         work_threads: threads of everything that is not timed.
         schemes: names of the schemes to consider.
         lowerings: names of the lowerings to consider, None for all.
-        latency_table: file of the latency table, None to keep it in memory.
+        latency_table, fidelity_table: files of the tables, None to keep them in memory.
         probe_time_s, sensitivity_time_s, verify_time_s: time budgets of the phases.
     """
 
@@ -52,6 +53,7 @@ class PlannerSettings:
     schemes: Sequence[str] = DEFAULT_SCHEMES
     lowerings: Sequence[str] | None = None
     latency_table: Path | None = None
+    fidelity_table: Path | None = None
     probe_time_s: float = 45.0
     sensitivity_time_s: float = 20.0
     verify_time_s: float = 6.0
@@ -197,29 +199,40 @@ class Planner:
         candidates = {layer.name: self._enumerate(layer, exact_only=False) for layer in self.worthwhile}
         self.probe(candidates)
         wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
-        fits: dict[str, dict[Candidate, Fit]] = {}
-        for name, fitted in fit_layers(
-            self.subject, wanted, threads=self.settings.work_threads, progress=self.progress
-        ):
+        judged = self._judge(wanted)
+        return {
+            layer.name: thinned(
+                exact[layer.name]
+                + [
+                    make_option(layer, candidate, wanted[layer.name][candidate], judgement.error, judgement.damage)
+                    for candidate, judgement in judged[layer.name].items()
+                ]
+            )
+            for layer in self.worthwhile
+        }
+
+    def _judge(self, wanted: Mapping[str, Mapping[Candidate, float]]) -> dict[str, dict[Candidate, Judgement]]:
+        """Errors and damage of the candidates worth it, by layer: those that the table lacks are fitted and measured."""
+        settings = self.settings
+        table = FidelityTable(settings.fidelity_table, samples_key(self.subject, settings.schemes))
+        unknown = {name: entries for name, entries in wanted.items() if table.get(name, entries) is None}
+        fits: dict[str, dict[Candidate, Fit]] = {name: {} for name in unknown}
+        for name, fitted in fit_layers(self.subject, unknown, threads=settings.work_threads, progress=self.progress):
             fits[name] = fitted
             self.remember(name, fitted)
         damage = measure_damage(
             self.subject,
             fits,
-            threads=self.settings.work_threads,
-            runs=self.settings.sensitivity_time_s * 1e3 / self.reference_ms,
+            threads=settings.work_threads,
+            runs=settings.sensitivity_time_s * 1e3 / self.reference_ms,
             progress=self.progress,
         )
-        return {
-            layer.name: thinned(
-                exact[layer.name]
-                + [
-                    make_option(layer, c, wanted[layer.name][c], fit.error, damage[layer.name][c])
-                    for c, fit in fits.get(layer.name, {}).items()
-                ]
-            )
-            for layer in self.worthwhile
-        }
+        for name, fitted in fits.items():
+            judged = {candidate: Judgement(fit.error, damage[name][candidate]) for candidate, fit in fitted.items()}
+            table.put(name, wanted[name], judged)
+        if unknown:
+            table.save()
+        return {name: table.get(name, entries) or {} for name, entries in wanted.items()}
 
     def _enumerate(self, layer: ConvLayer, *, exact_only: bool) -> list[Candidate]:
         return enumerate_candidates(layer, self.settings.schemes, self.settings.lowerings, exact_only=exact_only)
@@ -271,9 +284,24 @@ class Planner:
             stored[key] = SCHEMES[candidate.scheme].factorize(layer, scheme_rank(candidate, layer))
         return candidate, stored[key]
 
+    def _fit_missing(self, selections: Sequence[Mapping[str, Option]]) -> None:
+        """Fit what the selections choose and only the table knew."""
+        missing: dict[str, dict[Candidate, float]] = {}
+        for selection in selections:
+            for name, option in selection.items():
+                candidate = option.candidate
+                known = self._factors.get(name, {})
+                if not candidate.is_exact and (candidate.scheme, candidate.rank) not in known:
+                    missing.setdefault(name, {})[candidate] = option.latency_ms
+        for name, fitted in fit_layers(
+            self.subject, missing, threads=self.settings.work_threads, progress=self.progress, keep_all=True
+        ):
+            self.remember(name, fitted)
+
     def propose(self, choices: Mapping[str, Option]) -> Proposal:
         """Build a selection, measure it, and learn from it how predictions come true."""
         predicted = self.predicted_ratio(choices)
+        self._fit_missing([choices])
         built = self.verifier.measure(build_model(self.subject, self._factored(choices)))
         self._original_rounds_ms.extend(built.comparison.round_ms[0])
         self._correction.observe(self._sum_of_layers(choices), built.ratio)
@@ -307,21 +335,22 @@ class Planner:
 
     def least_damage(self, limits: Limits) -> dict[str, Option] | None:
         """The selection within limits of least :func:`plan_score` of those that the objectives find."""
-        best: tuple[float, dict[str, Option]] | None = None
-        seen: list[dict[str, Option]] = []
+        selections: list[dict[str, Option]] = []
         for objective in OBJECTIVES:
             selection = self.select(self.all_options, limits, objective)
-            if selection is None or selection in seen:
-                continue
-            seen.append(selection)
-            self.progress(Progress("plan", len(seen) / len(OBJECTIVES), objective))
+            if selection is not None and selection not in selections:
+                selections.append(selection)
+        if len(selections) < 2:
+            return selections[0] if selections else None
+        self._fit_missing(selections)
+        scores = []
+        for index, selection in enumerate(selections):
+            self.progress(Progress("plan", (index + 1) / len(selections), "outputs of whole plans"))
             # Lowerings compute one function; the plainest takes the least time and memory to build.
             lossy = {n: o for n, o in selection.items() if not o.candidate.is_exact}
             plain = {n: (replace(c, lowering="direct"), f) for n, (c, f) in self._factored(lossy).items()}
-            score = plan_score(self.verifier.error(build_model(self.subject, plain)), selection)
-            if best is None or score < best[0]:
-                best = (score, selection)
-        return None if best is None else best[1]
+            scores.append(plan_score(self.verifier.error(build_model(self.subject, plain)), selection))
+        return selections[int(np.argmin(scores))]
 
     def fastest_of_all(self) -> dict[str, Option]:
         """The fastest option of every layer, whatever its damage."""

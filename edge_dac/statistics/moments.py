@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -130,13 +131,12 @@ def _sum_patches(
     start: Callable[[ConvLayer], AnySum],
 ) -> Iterator[tuple[ConvLayer, AnySum]]:
     """The sums of every layer over the patches of all samples."""
-    rng = np.random.default_rng(sampling.seed)
     groups = list(_groups(sources, sampling.memory_bytes))
     batches: list[dict[str, Array]] = list(feeds(inputs, sampling.input_shapes, list(inputs)))
     for index, group in enumerate(groups):
         later = [source.tensor for following in groups[index + 1 :] for source in following]
         sums = [start(source.layer) for source in group]
-        batches = _gather(model, list(zip(group, sums, strict=True)), batches, later, sampling, rng)
+        batches = _gather(model, list(zip(group, sums, strict=True)), batches, later, sampling)
         for source in group:
             yield source.layer, sums.pop(0)
 
@@ -178,7 +178,6 @@ def _gather(
     batches: Sequence[dict[str, Array]],
     later: Sequence[str],
     sampling: _Sampling,
-    rng: np.random.Generator,
 ) -> list[dict[str, Array]]:
     """Add the patches of one group of layers to its sums.
 
@@ -196,13 +195,15 @@ def _gather(
     session = open_session(part, threads=sampling.threads) if part else None
     names = [value.name for value in session.get_inputs()] if session else []
     wanted_later = needed(model, later, {*known, *computed}) if later else []
+    # A generator a layer: its patches do not depend on which other layers are asked about.
+    generators = [np.random.default_rng([sampling.seed, crc32(source.layer.name.encode())]) for source, _ in group]
     per_batch = -(-sampling.patches_per_layer // len(batches))
     reached: list[dict[str, Array]] = []
     for batch in batches:
         values = dict(batch)
         if session is not None:
             values.update(zip(computed, session.run(computed, {name: batch[name] for name in names}), strict=True))
-        for source, total in group:
+        for (source, total), rng in zip(group, generators, strict=True):
             total.add(sample_patches(source.layer, values[source.tensor], per_batch, rng))
         reached.append({name: values[name] for name in wanted_later})
         if sum(value.nbytes for value in reached[0].values()) * len(batches) > sampling.memory_bytes:

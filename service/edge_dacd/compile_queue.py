@@ -304,6 +304,7 @@ class CompileQueue:
             model=str(source.path.absolute()),
             store=str(self._files.store),
             latency_table=str(self._files.latency_table),
+            fidelity_table=str(self._files.fidelity_table),
             threads=self._threads,
             input_shapes=source.shapes,
             budget=None if generation is None else generation.budget or {},

@@ -54,6 +54,7 @@ class Job:
         model: the original ONNX file.
         store: root of the artifact store.
         latency_table: file that keeps measured ratios between jobs.
+        fidelity_table: file that keeps between jobs what candidates cost in fidelity.
         budget: as ``Budget.to_json()``; None makes only the ladder.
         ladder_points: operating points of the ladder to make after the one for the budget; 0 for none.
         best_effort: store the best found if the budget cannot be met.
@@ -65,6 +66,7 @@ class Job:
     model: str
     store: str
     latency_table: str
+    fidelity_table: str
     threads: int
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     budget: Mapping[str, Any] | None = None
@@ -153,6 +155,7 @@ def _run(job: Job) -> None:
         threads=job.threads,
         seed=job.seed,
         latency_table=Path(job.latency_table),
+        fidelity_table=Path(job.fidelity_table),
     )
     planner = open_planner(Path(job.model), options, _ProgressLine())
     store = ArtifactStore(Path(job.store))

@@ -29,6 +29,10 @@ class StateFiles:
     def latency_table(self) -> Path:
         return self.root / "latency_table.json"
 
+    @property
+    def fidelity_table(self) -> Path:
+        return self.root / "fidelity_table.json"
+
     def claim(self) -> BinaryIO:
         """Become the only daemon with this state, until the returned file is closed.
 

@@ -14,7 +14,14 @@ from edge_dacd.compiler import Job
 
 
 def job_for(model: Path, tmp_path: Path, **values) -> Job:
-    return Job(str(model), str(tmp_path / "store"), str(tmp_path / "table.json"), threads=1, **values)
+    return Job(
+        str(model),
+        str(tmp_path / "store"),
+        str(tmp_path / "table.json"),
+        str(tmp_path / "fidelity.json"),
+        threads=1,
+        **values,
+    )
 
 
 def failure_of(job: Job) -> CompilerError:
