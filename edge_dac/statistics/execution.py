@@ -48,8 +48,9 @@ def extract(
     part.graph.initializer.extend(i for i in model.graph.initializer if i.name in names)
     part.graph.sparse_initializer.extend(i for i in model.graph.sparse_initializer if i.values.name in names)
     part.graph.input.extend(i for i in model.graph.input if i.name in names)
+    computed = {name for index in kept for name in nodes[index].output}  # a node may compute more than what is known
     for name, dtype in given.items():
-        if name in names:
+        if name in names and name not in computed:
             element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
             part.graph.input.append(onnx.helper.make_tensor_value_info(name, element, None))
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))

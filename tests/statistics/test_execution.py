@@ -9,7 +9,7 @@ import onnx.parser
 import pytest
 
 from edge_dac.errors import UsageError
-from edge_dac.statistics.execution import extract, feeds, graph_inputs, open_session
+from edge_dac.statistics.execution import extract, feeds, graph_inputs, needed, open_session
 
 TEXT = """<ir_version: 8, opset_import: ["" : 13]>
 g (float[1,4] x, float[1,4] z) => (float[1,4] y, float[1,4] other)
@@ -38,6 +38,25 @@ def test_what_inner_graphs_read_is_needed_too() -> None:
     assert {node.op_type for node in part.graph.node} == {"Mul", "If"}
     (chosen,) = open_session(part, threads=1).run(None, {"x": np.ones((1, 4), np.float32), "gate": np.array(False)})
     np.testing.assert_array_equal(chosen, [[-1, -2, -3, -4]])
+
+
+def test_a_part_starts_from_what_is_known() -> None:
+    model = onnx.parser.parse_model(TEXT)
+    assert needed(model, ["y"], {"x", "a"}) == ["a"]
+    part = extract(model, ["y"], {"a": np.dtype(np.float32), "x": np.dtype(np.float32)})
+    assert [node.op_type for node in part.graph.node] == ["Relu", "Neg"]
+    assert [value.name for value in part.graph.input] == ["a"]
+    (y,) = open_session(part, threads=1).run(None, {"a": np.array([[-1, 1, 2, 3]], np.float32)})
+    np.testing.assert_array_equal(y, [[0, -1, -2, -3]])
+
+
+def test_a_node_is_run_again_where_only_one_of_its_outputs_is_known() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+    g (float[1,4] x) => (float[1,2] y) { a, b = Split<axis=1>(x) y = Sub(a, b) }"""
+    part = extract(onnx.parser.parse_model(text), ["y"], {"a": np.dtype(np.float32)})
+    assert [value.name for value in part.graph.input] == ["x"]
+    (y,) = open_session(part, threads=1).run(None, {"x": np.array([[5, 6, 1, 2]], np.float32)})
+    np.testing.assert_array_equal(y, [[4, 4]])
 
 
 def test_a_tensor_that_is_not_computed_is_refused() -> None:
