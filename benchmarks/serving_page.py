@@ -21,7 +21,7 @@ both see, and the message carries its place only.
 
 Among so many servers an answer finds caches that others have filled. In turn with `session.run` alone, shared memory cost
 0.51 and 0.49 ms over it for 1x3x224x224 in two runs, 0.68 in a third while the machine did something else. The four clients
-are Python too and share the two cores with the server: they, not the server, hold the rate of small requests down.
+are Python too and share the two cores with the server: they hold the rates down, of the bare server as well.
 """
 TAIL = """## What was tried
 
