@@ -44,12 +44,21 @@ def canonicalize(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    folding = _Folding(result)
-    for scope in list(walk(result)):
-        folding.fold(scope)
-    drop_unused(result, folding.released - {""})
-    fix_scales(result)
+    canonicalize_in_place(result)
     return result
+
+
+def canonicalize_in_place(model: onnx.ModelProto) -> None:
+    """:func:`canonicalize` without the copy, which of a large model is hundreds of megabytes.
+
+    Raises:
+        ModelFormatError: a constant whose data do not fit its shape and type.
+    """
+    folding = _Folding(model)
+    for scope in list(walk(model)):
+        folding.fold(scope)
+    drop_unused(model, folding.released - {""})
+    fix_scales(model)
 
 
 class _Folding:

@@ -20,8 +20,8 @@ from edge_dac.progress import Progress, ProgressCallback
 from edge_dac.schemes import SCHEMES
 from edge_dac.schemes.error import LayerError
 from edge_dac.schemes.metric import shrunk_covariance, shrunk_probes
-from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Moments, ProbedMoments
-from edge_dac.statistics.moments import collect_judging_moments, collect_moments
+from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, ProbedMoments
+from edge_dac.statistics.moments import collect_judging_moments, collect_moments, is_too_wide
 
 JudgingMoments: TypeAlias = Moments | ProbedMoments
 
@@ -60,6 +60,9 @@ def fit_layers(
 ) -> Iterator[tuple[str, dict[Candidate, Fit]]]:
     """Fit the wanted candidates to the statistics of the subject's samples.
 
+    Matrix products too wide for statistics are fitted to their weights alone; of the others, statistics count for a
+    tenth (:data:`PRODUCT_SHRINKAGE`).
+
     Args:
         wanted: by layer name, candidates with their predicted milliseconds.
         keep_all: fit every candidate.
@@ -84,6 +87,11 @@ def fit_layers(
     for name, moments, held_out_moments in _aligned(fitting, held_out, list(by_name)):
         progress(Progress("fit", list(by_name).index(name) / len(layers), name))
         yield name, _fit_layer(by_name[name], wanted[name], moments, held_out_moments, keep_all=keep_all)
+    for layer in layers:
+        if layer.axes == 0 and is_too_wide(layer):
+            progress(Progress("fit", list(by_name).index(layer.name) / len(layers), layer.name))
+            fits = _fit_weights(layer, wanted[layer.name])
+            yield layer.name, fits if keep_all else _undominated(fits, wanted[layer.name])
     progress(Progress("fit", 1.0, f"{len(layers)} layers"))
 
 
@@ -134,6 +142,15 @@ def _fit_layer(
     return fitted
 
 
+def _fit_weights(layer: ConvLayer, wanted: Iterable[Candidate]) -> dict[Candidate, Fit]:
+    """Fits to the weights alone; the largest first, of which others are views."""
+    fitted: dict[Candidate, Fit] = {}
+    for scheme, curve in _by_scheme(layer, wanted).items():
+        decomposition = SCHEMES[scheme].decompose(layer)
+        fitted.update({candidate: _weight_fit(layer, candidate, decomposition) for candidate in reversed(curve)})
+    return fitted
+
+
 def _shrunk(moments: JudgingMoments, shrinkage: float) -> JudgingMoments:
     if isinstance(moments, ProbedMoments):
         return shrunk_probes(moments, shrinkage)
@@ -171,10 +188,13 @@ def _undominated(fits: Mapping[Candidate, Fit], latency_ms: Mapping[Candidate, f
 
 def weight_only_fit(layer: ConvLayer, candidate: Candidate) -> Fit:
     """The candidate without statistics, as in the paper; its error is that of the weights."""
-    scheme = SCHEMES[candidate.scheme]
-    decomposition = scheme.decompose(layer)
+    return _weight_fit(layer, candidate, SCHEMES[candidate.scheme].decompose(layer))
+
+
+def _weight_fit(layer: ConvLayer, candidate: Candidate, decomposition: Decomposition) -> Fit:
     rank = scheme_rank(candidate, layer)
-    energy = float(np.square(layer.weight, dtype=np.float64).sum())
+    # Row by row: squares in float64 would take twice the memory of what can be the largest weight of a model.
+    energy = sum(float(np.vdot(row, row)) for row in layer.weight.reshape(layer.out_channels, -1))
     error = decomposition.weight_error(rank) / max(energy, 1e-300)
     return Fit(decomposition.at(rank), error, error)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from edge_dac.device.probes import Feeds
-from edge_dac.graph.canonical import canonicalize
+from edge_dac.graph.canonical import canonicalize_in_place
 from edge_dac.graph.layers import Inventory, find_layers
 from edge_dac.graph.loading import load_model, model_digest, serialize
 from edge_dac.graph.shapes import resolve_input_shapes
@@ -115,10 +115,10 @@ def load_subject(
         RefusedError: the model cannot be worked on (see its subclasses).
     """
     told = input_range or InputRange()
-    loaded = load_model(path, allow_external=allow_external)
-    shapes = resolve_input_shapes(loaded, input_shapes or {})
-    specs = infer_input_specs(loaded, shapes, input_range=told.low_high, mean=told.mean, std=told.std)
-    proto = canonicalize(loaded)
+    proto = load_model(path, allow_external=allow_external)
+    shapes = resolve_input_shapes(proto, input_shapes or {})
+    specs = infer_input_specs(proto, shapes, input_range=told.low_high, mean=told.mean, std=told.std)
+    canonicalize_in_place(proto)
     samples: Samples | None = None
     if calibration is not None:
         from edge_dac.statistics.calibration import load_calibration

@@ -149,8 +149,13 @@ def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Sourc
     return [
         _Source(layer, nodes[layer.name].input[0])
         for layer in layers
-        if _patch_length(layer) <= WIDEST_PATCH and layer.name in nodes and nodes[layer.name].op_type == layer.operator
+        if not is_too_wide(layer) and layer.name in nodes and nodes[layer.name].op_type == layer.operator
     ]
+
+
+def is_too_wide(layer: ConvLayer) -> bool:
+    """Whether the layer's patches are longer than :data:`WIDEST_PATCH`."""
+    return _patch_length(layer) > WIDEST_PATCH
 
 
 def _groups(sources: Sequence[_Source], memory_bytes: int) -> Iterator[list[_Source]]:
