@@ -3,6 +3,7 @@
     python -m benchmarks.lowerings shapes                     table over channels and map sizes, one and two threads
     python -m benchmarks.lowerings network                    VGG16's features with seeded weights
     python -m benchmarks.lowerings network --model NET.onnx   any model with a fixed input shape
+    python -m benchmarks.lowerings network --peers            the same, with ncnn, MNN and OpenVINO in the same rounds
 
 Everything is timed in interleaved rounds; a figure is the median of the ratios to the plain layer. With one thread the
 clock is the process's CPU time, so that other work on the machine disturbs less.
@@ -11,7 +12,9 @@ clock is the process's CPU time, so that other work on the machine disturbs less
 from __future__ import annotations
 
 import argparse
+import functools
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,6 +24,8 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
+from benchmarks.interleaved import time_interleaved
+from benchmarks.peers import Unavailable, build_peers
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization, FloatArray
 from edge_dac.graph.canonical import canonicalize
 from edge_dac.graph.layers import find_layers
@@ -46,6 +51,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--model", type=Path, help="a model instead of VGG16's features")
+    parser.add_argument("--peers", action="store_true", help="other engines on one thread, on the network as it is")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     for threads in arguments.threads:
@@ -53,7 +59,7 @@ def main() -> None:
             compare_shapes(arguments.channels, arguments.sizes, threads, arguments.rounds)
         else:
             model = vgg16_features() if arguments.model is None else load_model(arguments.model)
-            compare_network(model, threads, arguments.rounds)
+            compare_network(model, threads, arguments.rounds, peers=arguments.peers)
 
 
 def compare_shapes(channels: Sequence[int], sizes: Sequence[int], threads: int, rounds: int) -> None:
@@ -79,10 +85,10 @@ def compare_shapes(channels: Sequence[int], sizes: Sequence[int], threads: int, 
             )
 
 
-def compare_network(original: onnx.ModelProto, threads: int, rounds: int) -> None:
+def compare_network(original: onnx.ModelProto, threads: int, rounds: int, *, peers: bool = False) -> None:
     """The whole model as it is, in canonical form, and with the fastest exact lowering of each layer.
 
-    Also prints the largest relative deviation of the last from the first.
+    Also prints the largest relative deviation of the last from the first, and the speeds of other engines.
     """
     model = canonicalize(original)
     shapes = resolve_input_shapes(model, {})
@@ -102,11 +108,35 @@ def compare_network(original: onnx.ModelProto, threads: int, rounds: int) -> Non
     sessions = [make_session(each, threads) for each in (original, model, rewritten)]
     before, _, after = (session.run(None, feed) for session in sessions)
     error = max(float(np.abs(new - old).max() / np.abs(old).max()) for old, new in zip(before, after, strict=True))
-    milliseconds, canonical, speed = time_sessions(sessions, feed, threads, rounds)
+    runs: dict[str, Callable[[], object]] = {
+        name: functools.partial(session.run, None, feed)
+        for name, session in zip(("as it is", "canonical", "rewritten"), sessions, strict=True)
+    }
+    if peers:
+        runs |= {name: functools.partial(run, feed) for name, run in other_engines(original, shapes, feed).items()}
+    clock = time.process_time if threads == 1 else time.perf_counter
+    timings = time_interleaved(runs, rounds=rounds, clock=clock)
+    speeds = "; ".join(f"{name} {1 / timing.ratio:.2f}x" for name, timing in timings.items() if name != "as it is")
     print(
-        f"{threads} thread(s): {milliseconds:.1f} ms as it is; canonical {canonical:.2f}x; {len(replacements)} of "
-        f"{len(inventory.layers)} layers rewritten: {speed:.2f}x, largest relative deviation {error:.1e}"
+        f"{threads} thread(s): {timings['as it is'].median_ms:.1f} ms as it is; {speeds}; "
+        f"{len(replacements)} of {len(inventory.layers)} layers rewritten, largest relative deviation {error:.1e}"
     )
+
+
+def other_engines(
+    model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], feed: dict[str, FloatArray]
+) -> dict[str, Callable[[dict[str, FloatArray]], object]]:
+    """Those that take the model; for the others, the reason is printed."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        for name, peer in build_peers(path, shapes, feed).items():
+            if isinstance(peer, Unavailable):
+                print(f"{name}: {peer.reason}")
+            else:
+                found[name] = peer
+    return found
 
 
 def exactly(lowering: Lowering) -> Callable[[ConvLayer, str, str], LoweredLayer]:

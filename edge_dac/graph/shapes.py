@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from edge_dac.errors import InputShapeError
-from edge_dac.graph.scopes import Array, unique_name, value_names, walk
+from edge_dac.graph.scopes import Array, inner_graphs, unique_name, value_names, walk
 
 Shape: TypeAlias = tuple[int | None, ...]
 
@@ -30,6 +30,21 @@ _DATA_DEPENDENT: Final = frozenset(
     {"Compress", "Loop", "NonMaxSuppression", "NonZero", "Range", "Scan", "SequenceAt", "StringSplit", "TopK", "Unique"}
 )
 """Operators whose output shape can depend on values, not only on shapes."""
+
+_SHAPE_OPERANDS: Final[Mapping[str, tuple[int, ...]]] = {
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Tile": (1, 2),
+    "Upsample": (1,),
+}
+"""Operators whose output shape follows from the values of some of their inputs, by place."""
 
 
 def declared_inputs(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -275,11 +290,24 @@ def _first_line(error: Exception) -> str:
 
 
 def _shapes_follow_values(model: onnx.ModelProto) -> bool:
-    return any(
-        node.op_type in _DATA_DEPENDENT or node.domain not in ("", "ai.onnx", "com.microsoft")
-        for scope in walk(model)
-        for node in scope.graph.node
-    )
+    """Whether the shape of a tensor may depend on what the inputs hold, not only on their shapes."""
+    computed: set[str] = set()
+    """Tensors whose values depend on the values of inputs."""
+    for scope in walk(model):
+        computed.update(value.name for value in scope.graph.input if scope.constant(value.name) is None)
+        for node in scope.graph.node:
+            if node.op_type in _DATA_DEPENDENT or node.domain not in ("", "ai.onnx", "com.microsoft"):
+                return True
+            operands = [node.input[place] for place in _SHAPE_OPERANDS.get(node.op_type, ()) if place < len(node.input)]
+            if computed.intersection(operands):
+                return True
+            if node.op_type not in ("Shape", "Size") and (computed.intersection(node.input) or _holds_graph(node)):
+                computed.update(node.output)
+    return False
+
+
+def _holds_graph(node: onnx.NodeProto) -> bool:
+    return any(True for _ in inner_graphs(node))
 
 
 def _agreement(left: Shape, right: Shape) -> Shape:

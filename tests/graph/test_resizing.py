@@ -77,3 +77,10 @@ def test_sizes_that_the_model_does_not_fix_stay() -> None:
     constants = {"none": NO_FLOATS, "sizes": np.array([1, 4, 20, 24], np.int64)}
     model = small_model([node], constants, (1, 4, "height", "width"))
     assert canonicalize(model) == model
+
+
+def test_sizes_that_are_an_input_stay() -> None:
+    node = helper.make_node("Resize", ["x", "none", "none", "sizes"], ["y"], mode="nearest")
+    model = small_model([node], {"none": NO_FLOATS}, output_shape=[None] * 4)
+    model.graph.input.append(helper.make_tensor_value_info("sizes", onnx.TensorProto.INT64, [4]))
+    assert canonicalize(model) == model
