@@ -15,8 +15,8 @@ The same light models behind every server, one compute thread each, tritonclient
 to `session.run` in the same round: what client, protocol and server cost together. *Four clients*: processes that ask as
 fast as they can, the servers in turn; *CPU* is the server's processor time for an answer.
 
-`bare gRPC` is the least that a server in Python can do, `grpcio` with a constant answer and no model, over a Unix
-socket: the part of the overhead that is not edge-dac's. With shared memory the client writes the tensor into memory that
+`bare gRPC` is grpcio's own server with a constant answer and no model, over a Unix socket: about the part of the overhead
+that is the client's and the protocol's. With shared memory the client writes the tensor into memory that
 both see, and the message carries its place only.
 
 Among so many servers an answer finds caches that others have filled. In turn with `session.run` alone, shared memory cost

@@ -1,4 +1,4 @@
-"""The least that a gRPC server in Python can do: ``python bare_server.py ADDRESS FILE`` answers every inference with FILE."""
+"""grpcio's own server and nothing else: ``python bare_server.py ADDRESS FILE`` answers every inference with FILE."""
 
 from __future__ import annotations
 
