@@ -12,7 +12,7 @@ from edge_dac.planning.budget import Budget, LayerRank
 
 DEFAULT_PERCENTILE = 95
 """What a latency over the wire is meant at, if it does not say: a promise to clients is about the slow requests."""
-_LIMITS = ("latency_ms", "speedup", "max_error", "mac_fraction", "memory_bytes", "uniform_rank")
+_LIMITS = ("latency_ms", "speedup", "max_error", "mac_fraction", "memory_bytes", "uniform_rank", "total_rank")
 
 
 def budget_to_message(budget: Budget) -> Any:

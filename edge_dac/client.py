@@ -106,12 +106,13 @@ class ControlClient:
         model: str,
         *,
         uniform_rank: int | None = None,
+        total_rank: int | None = None,
         layers: Mapping[str, LayerRank] | None = None,
         mac_fraction: float | None = None,
         options: ChangeOptions = DEFAULT_OPTIONS,
     ) -> ChangeResult:
-        """Ask for ranks: one for all layers, choices for single layers, or a share of the multiply-accumulates."""
-        return self._call(control_calls.set_ranks(model, uniform_rank, layers or {}, mac_fraction, options))
+        """Ask for ranks: one for all layers, a sum over all, choices for single layers, or a share of the MACs."""
+        return self._call(control_calls.set_ranks(model, uniform_rank, total_rank, layers or {}, mac_fraction, options))
 
     def pin(self, model: str, point: str, options: ChangeOptions = DEFAULT_OPTIONS) -> ChangeResult:
         """Stay at an operating point (its id, a unique prefix of it, or ``original``) whatever happens."""
@@ -207,12 +208,15 @@ class AsyncControlClient:
         model: str,
         *,
         uniform_rank: int | None = None,
+        total_rank: int | None = None,
         layers: Mapping[str, LayerRank] | None = None,
         mac_fraction: float | None = None,
         options: ChangeOptions = DEFAULT_OPTIONS,
     ) -> ChangeResult:
         """See :meth:`ControlClient.set_ranks`."""
-        return await self._call(control_calls.set_ranks(model, uniform_rank, layers or {}, mac_fraction, options))
+        return await self._call(
+            control_calls.set_ranks(model, uniform_rank, total_rank, layers or {}, mac_fraction, options)
+        )
 
     async def pin(self, model: str, point: str, options: ChangeOptions = DEFAULT_OPTIONS) -> ChangeResult:
         """See :meth:`ControlClient.pin`."""

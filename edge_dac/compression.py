@@ -33,6 +33,10 @@ class Compressed:
         return any(not (c.scheme == "dense" and c.lowering == "direct") for c in self.plan.choices)
 
 
+DOUBTFUL_ERROR = 0.1
+"""Predicted error from which the user is warned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What besides the budget decides on a plan.
@@ -175,6 +179,8 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
     ratio = proposal.built.ratio if proposal else 1.0
     original_ms = planner.original_ms
     warnings = () if proposal else ("no plan is faster than the original on this device: the model stays as it is",)
+    if error > DOUBTFUL_ERROR:
+        warnings = (f"predicted error {error:.2g}: try this model on your own task before you rely on it",)
     return Plan(
         model_digest=subject.digest,
         choices=choices,

@@ -137,6 +137,7 @@ def get_model(model: str, with_layers: bool) -> Call[ModelState]:
 def set_ranks(
     model: str,
     uniform_rank: int | None,
+    total_rank: int | None,
     layers: Mapping[str, LayerRank],
     mac_fraction: float | None,
     options: ChangeOptions,
@@ -145,6 +146,8 @@ def set_ranks(
     call = changing("SetRanks", model, options)
     if uniform_rank is not None:
         call.request.uniform_rank = uniform_rank
+    if total_rank is not None:
+        call.request.total_rank = total_rank
     if mac_fraction is not None:
         call.request.mac_fraction = mac_fraction
     set_layer_ranks(call.request.layers, layers)

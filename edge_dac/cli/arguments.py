@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from edge_dac.convolution import Rank
 from edge_dac.errors import UsageError
+from edge_dac.planning.budget import LayerRank
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,23 @@ def positive_integer(text: str) -> int:
     return value
 
 
+def add_total_rank(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--total-rank``."""
+    text = "DAC with ranks of this sum over all layers, shared out where they lose least"
+    parser.add_argument("--total-rank", type=positive_integer, metavar="N", help=text)
+
+
+def add_layer_ranks(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--layer``, for :func:`parse_layer_ranks`."""
+    parser.add_argument(
+        "--layer",
+        action="append",
+        default=[],
+        metavar="NAME=SCHEME:RANK",
+        help="one layer: conv1=dac:3, conv2=tucker:16,24, conv3=dense (left alone); may be repeated",
+    )
+
+
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     """``NAME=1,3,224,224`` texts by name.
 
@@ -74,3 +94,33 @@ def parse_numbers(option: str, text: str | None, count: int | None = None) -> tu
         expected = f"{count} numbers" if count else "numbers"
         raise UsageError(f"{option}: expected {expected} separated by commas, got {text!r}")
     return numbers
+
+
+def parse_layer_ranks(texts: Sequence[str]) -> dict[str, LayerRank]:
+    """``NAME=SCHEME:RANK`` texts by layer name.
+
+    Raises:
+        UsageError: a text of another form.
+    """
+    return dict(_layer(text) for text in texts)
+
+
+def _layer(text: str) -> tuple[str, LayerRank]:
+    # A layer's name may hold colons, slashes and equals signs; a choice does not.
+    name, _, choice = text.rpartition("=")
+    scheme, _, numbers = choice.partition(":")
+    if not name or not scheme or bool(numbers) == (scheme == "dense"):
+        raise UsageError(f"--layer: expected NAME=SCHEME:RANK or NAME=dense, got {text!r}")
+    return name, LayerRank(scheme, _rank(text, numbers))
+
+
+def _rank(text: str, numbers: str) -> Rank | None:
+    if not numbers:
+        return None
+    try:
+        ranks = [int(number) for number in numbers.split(",")]
+    except ValueError:
+        ranks = []
+    if len(ranks) not in (1, 2) or min(ranks) < 1:
+        raise UsageError(f"--layer: expected one or two ranks above 0, got {text!r}")
+    return ranks[0] if len(ranks) == 1 else (ranks[0], ranks[1])

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edge_dac.cli.arguments import (
     add_json,
+    add_layer_ranks,
     add_model,
     add_shapes,
     add_threads,
+    add_total_rank,
+    parse_layer_ranks,
     parse_numbers,
     parse_shapes,
 )
@@ -38,6 +41,8 @@ def add_parser(subparsers: Any) -> None:
     wanted.add_argument("--mac-fraction", type=float, metavar="F", help="largest share of the multiply-accumulates")
     wanted.add_argument("--memory-bytes", type=int, metavar="N", help="largest size of the model")
     wanted.add_argument("--rank", type=int, metavar="R", help="the paper: DAC with one rank for all layers")
+    add_total_rank(wanted)
+    add_layer_ranks(wanted)
     add_shapes(parser)
     add_threads(parser)
     parser.add_argument("--schemes", metavar="A,B", help="schemes to consider")
@@ -69,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         mac_fraction=arguments.mac_fraction,
         memory_bytes=arguments.memory_bytes,
         uniform_rank=arguments.rank,
+        total_rank=arguments.total_rank,
+        layer_ranks=parse_layer_ranks(arguments.layer),
     )
     if arguments.output is None and not arguments.dry_run:
         raise UsageError("-o OUT.onnx: expected where to write the model (or --dry-run), got nothing")

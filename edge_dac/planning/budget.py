@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_dac.convolution import Rank
@@ -19,6 +19,9 @@ class LayerRank:
     rank: Rank | None = None
 
 
+_NUMBERS = ("latency_ms", "speedup", "max_error", "mac_fraction", "memory_bytes", "uniform_rank", "total_rank")
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits on a plan; several at once must all hold. Without any, the fastest exact plan is wanted.
@@ -31,7 +34,9 @@ class Budget:
         mac_fraction: largest share of the original's multiply-accumulates, above 0 up to 1.
         memory_bytes: largest resident size of the model.
         uniform_rank: the paper's form: scheme ``dac`` at this rank in every layer that can take it. Obeyed even when slower.
-        layer_ranks: per-layer choices; obeyed even when slower.
+        total_rank: scheme ``dac`` at ranks whose sum over those layers is at most this, where they lose least; a layer left
+            alone counts with its full rank. Obeyed even when slower.
+        layer_ranks: per-layer choices; obeyed even when slower. Other limits are met with the layers that are not named.
 
     Raises:
         BudgetError: a limit is not a usable number, or limits contradict each other.
@@ -44,6 +49,7 @@ class Budget:
     mac_fraction: float | None = None
     memory_bytes: int | None = None
     uniform_rank: int | None = None
+    total_rank: int | None = None
     layer_ranks: Mapping[str, LayerRank] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,22 +59,34 @@ class Budget:
         _check_number("mac_fraction", self.mac_fraction, above=0.0)
         _check_number("memory_bytes", self.memory_bytes, above=0.0)
         _check_number("uniform_rank", self.uniform_rank, at_least=1)
+        _check_number("total_rank", self.total_rank, at_least=1)
         if self.mac_fraction is not None and self.mac_fraction > 1:
             raise BudgetError(f"mac_fraction: expected a share above 0 up to 1, got {self.mac_fraction}")
         if not 1 <= self.percentile <= 99:
             raise BudgetError(f"percentile: expected 1 to 99, got {self.percentile}")
         if self.latency_ms is not None and self.speedup is not None:
             raise BudgetError("latency_ms and speedup: give one of the two, got both")
+        if self.uniform_rank is not None and self.total_rank is not None:
+            raise BudgetError("uniform_rank and total_rank: give one of the two, got both")
 
     @property
     def fixes_ranks(self) -> bool:
         """Whether the user chose ranks, which are obeyed even when the result is slower."""
-        return self.uniform_rank is not None or bool(self.layer_ranks)
+        return not self.leaves_layers_free or bool(self.layer_ranks)
+
+    @property
+    def leaves_layers_free(self) -> bool:
+        """Whether ranks of layers that are not named are left to the planner."""
+        return self.uniform_rank is None and self.total_rank is None
+
+    def without_ranks(self) -> Budget:
+        """The other limits alone."""
+        return replace(self, uniform_rank=None, total_rank=None, layer_ranks={})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; only what is set."""
         values: dict[str, Any] = {}
-        for name in ("latency_ms", "speedup", "max_error", "mac_fraction", "memory_bytes", "uniform_rank"):
+        for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
@@ -87,7 +105,7 @@ class Budget:
         Raises:
             BudgetError: an unknown key or an unusable value.
         """
-        known = {"latency_ms", "percentile", "speedup", "max_error", "mac_fraction", "memory_bytes", "uniform_rank"}
+        known = {*_NUMBERS, "percentile"}
         unknown = set(values) - known - {"layer_ranks"}
         if unknown:
             raise BudgetError(f"budget: unknown key {sorted(unknown)[0]!r}; expected one of {sorted(known)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +105,7 @@ class Planner:
     settings: PlannerSettings
     progress: ProgressCallback = ignore_progress
     _factors: dict[str, dict[tuple[str, object], Factorization]] = field(default_factory=dict)
+    _held: dict[str, Option] = field(default_factory=dict)
     _correction: LatencyCorrection = field(default_factory=LatencyCorrection)
 
     @cached_property
@@ -167,6 +169,31 @@ class Planner:
         least = WORTHWHILE_SHARE * self.reference_ms
         return [layer for layer in self.subject.inventory.layers if spent.get(layer.name, 0.0) >= least]
 
+    @contextmanager
+    def holding(self, chosen: Mapping[str, Option]) -> Iterator[None]:
+        """Leave these layers no other option meanwhile."""
+        self._held = dict(chosen)
+        try:
+            yield
+        finally:
+            self._held = {}
+
+    @property
+    def considered(self) -> list[ConvLayer]:
+        """Layers that plans choose for."""
+        worthwhile = {layer.name for layer in self.worthwhile}
+        return [layer for name, layer in self.layers.items() if name in worthwhile or name in self._held]
+
+    @property
+    def exact_options(self) -> dict[str, list[Option]]:
+        """Options that keep the function, by layer; what is held stands alone."""
+        return self._exact_options | {name: [option] for name, option in self._held.items()}
+
+    @property
+    def all_options(self) -> dict[str, list[Option]]:
+        """Exact and approximate options, by layer, with predicted damage; what is held stands alone."""
+        return self._all_options | {name: [option] for name, option in self._held.items()}
+
     def probe(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
         """Measure what the latency table lacks."""
         prober = Prober(
@@ -183,8 +210,7 @@ class Planner:
             self.estimator.remember_curve(self.layers[name], entries)
 
     @cached_property
-    def exact_options(self) -> dict[str, list[Option]]:
-        """Options that keep the function, by layer."""
+    def _exact_options(self) -> dict[str, list[Option]]:
         candidates = {layer.name: self._enumerate(layer, exact_only=True) for layer in self.worthwhile}
         self.probe(candidates)
         return {
@@ -193,13 +219,12 @@ class Planner:
         }
 
     @cached_property
-    def all_options(self) -> dict[str, list[Option]]:
-        """Exact and approximate options, by layer, with predicted damage."""
-        exact = self.exact_options
+    def _all_options(self) -> dict[str, list[Option]]:
+        exact = self._exact_options
         candidates = {layer.name: self._enumerate(layer, exact_only=False) for layer in self.worthwhile}
         self.probe(candidates)
         wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
-        judged = self._judge(wanted)
+        judged = self.judge(wanted)
         return {
             layer.name: thinned(
                 exact[layer.name]
@@ -211,15 +236,13 @@ class Planner:
             for layer in self.worthwhile
         }
 
-    def _judge(self, wanted: Mapping[str, Mapping[Candidate, float]]) -> dict[str, dict[Candidate, Judgement]]:
+    def judge(self, wanted: Mapping[str, Mapping[Candidate, float]]) -> dict[str, dict[Candidate, Judgement]]:
         """Errors and damage of the candidates worth it, by layer: those that the table lacks are fitted and measured."""
         settings = self.settings
         table = FidelityTable(settings.fidelity_table, samples_key(self.subject, settings.schemes))
         unknown = {name: entries for name, entries in wanted.items() if table.get(name, entries) is None}
         fits: dict[str, dict[Candidate, Fit]] = {name: {} for name in unknown}
-        for name, fitted in fit_layers(self.subject, unknown, threads=settings.work_threads, progress=self.progress):
-            fits[name] = fitted
-            self.remember(name, fitted)
+        fits |= dict(self.fit(unknown))
         damage = measure_damage(
             self.subject,
             fits,
@@ -243,7 +266,7 @@ class Planner:
 
     def _promising(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
         """Approximate candidates faster than the fastest exact one, each in its fastest lowering only."""
-        bar = min(option.latency_ms for option in self.exact_options[layer.name])
+        bar = min(option.latency_ms for option in self._exact_options[layer.name])
         fastest: dict[tuple[str, object], tuple[float, Candidate]] = {}
         for candidate in candidates:
             latency_ms = None if candidate.is_exact else self.estimator.latency_ms(layer, candidate)
@@ -253,6 +276,15 @@ class Planner:
             if key not in fastest or latency_ms < fastest[key][0]:
                 fastest[key] = (latency_ms, candidate)
         return {candidate: latency_ms for latency_ms, candidate in fastest.values()}
+
+    def fit(
+        self, wanted: Mapping[str, Mapping[Candidate, float]], *, keep_all: bool = False
+    ) -> Iterator[tuple[str, dict[Candidate, Fit]]]:
+        """:func:`fit_layers`; the factors are kept for building."""
+        threads = self.settings.work_threads
+        for name, fits in fit_layers(self.subject, wanted, threads=threads, progress=self.progress, keep_all=keep_all):
+            self.remember(name, fits)
+            yield name, fits
 
     def remember(self, name: str, fits: Mapping[Candidate, Fit]) -> None:
         """Keep the factors of fitted candidates for building."""
@@ -293,10 +325,8 @@ class Planner:
                 known = self._factors.get(name, {})
                 if not candidate.is_exact and (candidate.scheme, candidate.rank) not in known:
                     missing.setdefault(name, {})[candidate] = option.latency_ms
-        for name, fitted in fit_layers(
-            self.subject, missing, threads=self.settings.work_threads, progress=self.progress, keep_all=True
-        ):
-            self.remember(name, fitted)
+        for _ in self.fit(missing, keep_all=True):
+            pass
 
     def propose(self, choices: Mapping[str, Option]) -> Proposal:
         """Build a selection, measure it, and learn from it how predictions come true."""

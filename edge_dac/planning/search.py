@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_dac.errors import BudgetError
-from edge_dac.planning.budget import Budget, LayerRank
-from edge_dac.planning.candidates import ORIGINAL, Candidate, chain_of, lowerings_for
-from edge_dac.planning.fits import fit_layers, make_option, weight_bytes, weight_only_fit
+from edge_dac.planning.budget import Budget
+from edge_dac.planning.candidates import ORIGINAL
+from edge_dac.planning.fits import weight_bytes
 from edge_dac.planning.planner import MAX_CORRECTIONS, TOLERANCE, Planner, Proposal
+from edge_dac.planning.ranks import choose_ranks
 from edge_dac.planning.selection import Limits, Option
 from edge_dac.progress import Progress
-from edge_dac.schemes import SCHEMES
 
 LADDER_POINTS = 6
 
@@ -46,10 +45,14 @@ def search(planner: Planner, budget: Budget) -> Outcome:
     """The proposal of least damage that meets ``budget`` when measured; else the nearest one.
 
     Raises:
-        BudgetError: a rank is asked for a layer or scheme that does not exist.
+        BudgetError: a rank is asked for a layer or scheme that does not exist, or fewer ranks in all than there are layers.
     """
     if budget.fixes_ranks:
-        return _fixed_ranks(planner, budget)
+        return _with_chosen_ranks(planner, budget)
+    return _search_freely(planner, budget)
+
+
+def _search_freely(planner: Planner, budget: Budget) -> Outcome:
     if not _limits(planner, budget).given():
         return _least_latency(planner, budget.max_error or 0.0)
     return _within_limits(planner, budget)
@@ -67,14 +70,14 @@ def target_ratio(planner: Planner, budget: Budget) -> float | None:
 def _limits(planner: Planner, budget: Budget) -> Limits:
     """Limits on latency (of the whole model) and on MACs and size of the considered layers: what others use is taken off."""
     ratio = target_ratio(planner, budget)
-    considered = {layer.name for layer in planner.worthwhile}
+    considered = {layer.name for layer in planner.considered}
     others = [layer for layer in planner.subject.inventory.layers if layer.name not in considered]
     macs = size = None
     if budget.mac_fraction is not None:
         total = sum(layer.macs for layer in planner.subject.inventory.layers)
         macs = max(budget.mac_fraction * total - sum(layer.macs for layer in others), 0.0)
     if budget.memory_bytes is not None:
-        kept = len(planner.subject.serialized) - sum(weight_bytes(ORIGINAL, layer) for layer in planner.worthwhile)
+        kept = len(planner.subject.serialized) - sum(weight_bytes(ORIGINAL, layer) for layer in planner.considered)
         size = max(budget.memory_bytes - kept, 0.0)
     return Limits(None if ratio is None else ratio * planner.reference_ms, macs, size)
 
@@ -180,96 +183,21 @@ def _missed(planner: Planner, nearest: Proposal, budget: Budget) -> Outcome:
     return Outcome(nearest if nearest.is_faster else None, met=False, shortfall=shortfall)
 
 
-def _fixed_ranks(planner: Planner, budget: Budget) -> Outcome:
-    """Ranks that the user fixed are obeyed; only the lowering is ours to choose, by measurement."""
-    wanted = _requested(planner, budget)
-    candidates = {name: _in_all_lowerings(planner, name, request) for name, request in wanted.items()}
-    planner.probe(candidates)
-    chosen: dict[str, Candidate] = {}
-    for name, entries in candidates.items():
-        layer = planner.layers[name]
-        known = {c: ms for c in entries if (ms := planner.estimator.latency_ms(layer, c)) is not None}
-        chosen[name] = min(known, key=known.__getitem__) if known else entries[0]
-    choices = _fixed_options(planner, chosen, weighted=budget.uniform_rank is None)
-    proposal = planner.propose(choices)
+def _with_chosen_ranks(planner: Planner, budget: Budget) -> Outcome:
+    """Ranks that the user chose are obeyed, also where they are slower; other limits are met with the layers left free."""
+    chosen = choose_ranks(planner, budget)
+    limits = budget.without_ranks()
+    if budget.leaves_layers_free and limits != Budget():
+        with planner.holding(chosen):
+            return _search_freely(planner, limits)
+    proposal = planner.propose(chosen)
+    shortfalls = _shortfalls(planner, proposal, budget)
     warnings = []
     if proposal.built.ratio > 1.0:
         warnings.append(
             f"the ranks asked for make the model slower: measured {proposal.built.ratio:.3f} of the original's latency"
         )
-    return Outcome(proposal, met=True, warnings=tuple(warnings))
-
-
-def _requested(planner: Planner, budget: Budget) -> dict[str, LayerRank]:
-    wanted: dict[str, LayerRank] = {}
-    if budget.uniform_rank is not None:
-        for name, layer in planner.layers.items():
-            if SCHEMES["dac"].refuse(layer) is None:
-                wanted[name] = LayerRank("dac", min(budget.uniform_rank, int(np.max(SCHEMES["dac"].ranks(layer)))))
-    for name, request in budget.layer_ranks.items():
-        layer_or_none = planner.layers.get(name)
-        if layer_or_none is None:
-            raise BudgetError(f"layer_ranks: expected one of the model's {len(planner.layers)} layers, got {name!r}")
-        if request.scheme not in SCHEMES:
-            raise BudgetError(f"layer {name!r}: expected a scheme of {', '.join(SCHEMES)}, got {request.scheme!r}")
-        refusal = SCHEMES[request.scheme].refuse(layer_or_none)
-        if refusal is not None:
-            raise BudgetError(f"layer {name!r}: scheme {request.scheme!r} does not apply: {refusal.message}")
-        wanted[name] = _clamped(planner, name, request)
-    return wanted
-
-
-def _clamped(planner: Planner, name: str, request: LayerRank) -> LayerRank:
-    if request.scheme == "dense":
-        return LayerRank("dense", None)
-    ranks = SCHEMES[request.scheme].ranks(planner.layers[name])
-    if request.rank is None:
-        raise BudgetError(f"layer {name!r}: expected a rank for scheme {request.scheme!r}, got none")
-    if isinstance(request.rank, int) and isinstance(ranks[-1], int):
-        if request.rank < 1:
-            raise BudgetError(f"layer {name!r}: expected a rank of at least 1, got {request.rank}")
-        return LayerRank(request.scheme, min(request.rank, ranks[-1]))
-    SCHEMES[request.scheme].check_rank(planner.layers[name], request.rank)
-    return request
-
-
-def _in_all_lowerings(planner: Planner, name: str, request: LayerRank) -> list[Candidate]:
-    layer = planner.layers[name]
-    probe = Candidate(request.scheme, request.rank, "direct")
-    allowed = planner.settings.lowerings
-    names = [n for n in lowerings_for(layer, chain_of(probe, layer)) if allowed is None or n in allowed]
-    if request.scheme == "dense":
-        return [probe]
-    return [Candidate(request.scheme, request.rank, lowering) for lowering in names or ["direct"]]
-
-
-def _fixed_options(planner: Planner, chosen: Mapping[str, Candidate], *, weighted: bool) -> dict[str, Option]:
-    """Options of fixed candidates. The paper's uniform rank is fitted to the weights alone, single layers to statistics."""
-    factored = {name: candidate for name, candidate in chosen.items() if not candidate.is_exact}
-    errors = dict.fromkeys(chosen, 0.0)
-    if weighted and factored:
-        wanted = {name: {candidate: 0.0} for name, candidate in factored.items()}
-        for name, fits in fit_layers(
-            planner.subject, wanted, threads=planner.settings.work_threads, progress=planner.progress
-        ):
-            planner.remember(name, fits)
-            errors[name] = next(iter(fits.values())).error
-    else:
-        for done, (name, candidate) in enumerate(factored.items()):
-            planner.progress(Progress("fit", done / len(factored), name))
-            fit = weight_only_fit(planner.layers[name], candidate)
-            planner.remember(name, {candidate: fit})
-            errors[name] = fit.error
-    return {
-        name: make_option(
-            planner.layers[name],
-            candidate,
-            planner.estimator.latency_ms(planner.layers[name], candidate) or 0.0,
-            errors[name],
-            1.0,
-        )
-        for name, candidate in chosen.items()
-    }
+    return Outcome(proposal, not shortfalls, "; ".join(shortfalls), tuple(warnings))
 
 
 def climb(planner: Planner, points: int) -> Iterator[Proposal]:

@@ -82,12 +82,13 @@ class ControlServicer:
     def SetRanks(self, request: Any, context: grpc.ServicerContext) -> Any:
         budget = Budget(
             uniform_rank=request.uniform_rank if request.HasField("uniform_rank") else None,
+            total_rank=request.total_rank if request.HasField("total_rank") else None,
             layer_ranks=layer_ranks_from(request.layers),
             mac_fraction=request.mac_fraction if request.HasField("mac_fraction") else None,
         )
         if not budget.to_json():
             raise invalid(
-                "ranks: expected a uniform rank, a choice for a layer or a share of the MACs, got none of them"
+                "ranks: expected a uniform rank, a total, a choice for a layer or a share of the MACs, got none of them"
             )
         return self._change(request, context, "set_ranks", budget=budget)
 

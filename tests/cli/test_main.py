@@ -96,6 +96,10 @@ def test_best_effort_writes_the_best_found(tiny_path: Path, tmp_path: Path) -> N
         (["compress", "{model}", "-o", "{out}", "--budget-ms", "nan"], 2, "latency_ms"),
         (["compress", "{model}", "-o", "{out}", "--rank", "0"], 2, "uniform_rank"),
         (["compress", "{model}", "-o", "{out}", "--schemes", "magic"], 2, "magic"),
+        (["compress", "{model}", "-o", "{out}", "--layer", "first"], 2, "NAME=SCHEME:RANK"),
+        (["compress", "{model}", "-o", "{out}", "--layer", "last=dac:2"], 2, "'last'"),
+        (["compress", "{model}", "-o", "{out}", "--total-rank", "1"], 2, "total_rank"),
+        (["compress", "{model}", "-o", "{out}", "--rank", "2", "--total-rank", "9"], 2, "uniform_rank and total_rank"),
         (["compress", "{model}", "-o", "{out}", "--input-range", "0;1"], 2, "--input-range"),
         (["compress", "{model}"], 2, "-o"),
         (["compress", "{model}", "-o", "{folder}/no/such/out.onnx", "--rank", "1"], 2, "existing folder"),
@@ -121,3 +125,13 @@ def test_bad_input_is_one_line_a_code_and_no_file(
     assert named in last
     assert "Traceback" not in answer.stderr
     assert list(folder.iterdir()) == []
+
+
+def test_layers_chosen_by_hand_are_obeyed(tiny_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    answer = run(
+        "compress", str(tiny_path), "-o", str(out), "--layer", "first=dac:2", "--layer", "second=dense", "--json"
+    )
+    assert answer.returncode == 0, answer.stderr
+    chosen = {choice["layer"]: (choice["scheme"], choice["rank"]) for choice in json.loads(answer.stdout)["choices"]}
+    assert chosen == {"first": ("dac", 2), "second": ("dense", None), "third": ("dense", None)}
