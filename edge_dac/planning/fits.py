@@ -89,7 +89,9 @@ def fit_layers(
     )
     for name, moments, held_out_moments in _aligned(fitting, held_out, list(by_name)):
         progress(Progress("fit", list(by_name).index(name) / len(layers), name))
-        yield name, _fit_layer(by_name[name], wanted[name], moments, held_out_moments, keep_all=keep_all)
+        fits = _fit_layer(by_name[name], wanted[name], moments, held_out_moments, keep_all=keep_all)
+        del moments, held_out_moments
+        yield name, fits
     for layer in layers:
         if layer.axes == 0 and is_too_wide(layer):
             progress(Progress("fit", list(by_name).index(layer.name) / len(layers), layer.name))
@@ -106,7 +108,10 @@ def _aligned(
     first, second = next(left, None), next(right, None)
     while first is not None and second is not None:
         if first[0] == second[0]:
-            yield first[0], first[1], second[1]
+            pair = (first[0], first[1], second[1])
+            first = second = None  # The covariance of a layer must be gone before that of the next arrives.
+            yield pair
+            del pair
             first, second = next(left, None), next(right, None)
         elif position[first[0]] < position[second[0]]:
             first = next(left, None)
@@ -140,6 +145,7 @@ def _fit_layer(
             factorization = decomposition.at(scheme_rank(candidate, layer))
             fitted[candidate] = Fit(factorization, cautious.of(factorization), seen.of(factorization))
             tried[index] = fitted[candidate].error
+        del decomposition  # It holds a covariance; the next one makes its own.
         fitted = fitted if keep_all else _undominated(fitted, wanted)
     return fitted
 

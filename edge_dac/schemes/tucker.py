@@ -184,7 +184,6 @@ def _path_down(inputs: int, outputs: int, tilt: float) -> list[tuple[int, int]]:
         share *= STEP
 
 
-@dataclass(frozen=True, eq=False)
 class _FittedTucker(Decomposition):
     """Fit to the covariance of the input: input axes in the metric, then the exact optimum of all the rest.
 
@@ -192,10 +191,13 @@ class _FittedTucker(Decomposition):
     principal output directions. ``kernels [g, n, c, taps]``, ``covariance [g, d, d]``.
     """
 
-    layer: ConvLayer
-    kernels: FloatArray
-    covariance: FloatArray
-    moments: Moments
+    def __init__(self, layer: ConvLayer, kernels: FloatArray, covariance: FloatArray, moments: Moments) -> None:
+        self.layer = layer
+        self.kernels = kernels
+        self.covariance = covariance
+        self.moments = moments
+        self._equations_rank = 0
+        self._equations: NormalEquations | None = None
 
     @cached_property
     def _by_input(self) -> LowRank:
@@ -205,26 +207,29 @@ class _FittedTucker(Decomposition):
         metric: FloatArray = np.diagonal(blocks, axis1=2, axis2=4).mean(axis=-1)
         return low_rank(self.kernels.transpose(0, 2, 3, 1).reshape(groups, inputs, taps * outputs), metric)
 
-    @cached_property
-    def _equations(self) -> NormalEquations:
-        """Least squares for the rest of the chain, given the first factor at full rank."""
-        response = self._features(self.covariance)
-        weight = self.kernels.reshape(*self.kernels.shape[:2], -1)
-        return NormalEquations(self._features(response.swapaxes(1, 2)), response @ weight.swapaxes(1, 2))
+    def _equations_for(self, rank: int) -> NormalEquations:
+        """Least squares for the rest of the chain, given ``rank`` maps of the first factor or more."""
+        if self._equations is None or self._equations_rank < rank:
+            response = self._features(self.covariance, rank)
+            weight = self.kernels.reshape(*self.kernels.shape[:2], -1)
+            gram = self._features(response.swapaxes(1, 2), rank)
+            self._equations, self._equations_rank = NormalEquations(gram, response @ weight.swapaxes(1, 2)), rank
+        return self._equations
 
-    def _features(self, patches: FloatArray) -> FloatArray:
-        """What the first factor computes from ``[g, c * taps, t]``: ``[g, a * taps, t]``."""
-        left = self._by_input.left.astype(patches.dtype)
-        groups, inputs, full = left.shape
+    def _features(self, patches: FloatArray, rank: int) -> FloatArray:
+        """What the first factor computes from ``[g, c * taps, t]``: ``[g, rank * taps, t]``."""
+        left = self._by_input.left[..., :rank].astype(patches.dtype)
+        groups, inputs, _ = left.shape
         maps = left.swapaxes(1, 2) @ patches.reshape(groups, inputs, -1)
-        return maps.reshape(groups, full * self.kernels.shape[3], -1)
+        return maps.reshape(groups, rank * self.kernels.shape[3], -1)
 
     def at(self, rank: Rank) -> Factorization:
         Tucker().check_rank(self.layer, rank)
         assert isinstance(rank, tuple)
         groups, outputs, inputs, taps = self.kernels.shape
-        low, equations = self._by_input, self._equations
+        low = self._by_input
         a = min(rank[0], low.left.shape[2])
+        equations = self._equations_for(a)
         rows = low.right[:, :a].reshape(groups, a * taps, outputs).astype(self.kernels.dtype)
         if a < inputs:
             rows = equations.refine(rows)

@@ -91,6 +91,7 @@ def collect_moments(
         moments = total.moments()
         if moments is not None:
             yield layer.name, moments
+        del moments  # Large; the next layer's sums come before it is assigned again.
 
 
 def collect_judging_moments(
