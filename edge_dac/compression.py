@@ -26,11 +26,7 @@ class Compressed:
 
     plan: Plan
     model: bytes
-
-    @property
-    def changed(self) -> bool:
-        """Whether any layer was replaced."""
-        return any(not (c.scheme == "dense" and c.lowering == "direct") for c in self.plan.choices)
+    changed: bool
 
 
 DOUBTFUL_ERROR = 0.1
@@ -167,9 +163,9 @@ def _compressed(planner: Planner, proposal: Proposal | None, budget: Budget, out
     plan = _plan(planner, proposal, budget)
     if outcome is not None:
         plan = replace(plan, warnings=plan.warnings + outcome.warnings)
-    if proposal is None or all(option.candidate == ORIGINAL for option in proposal.choices.values()):
-        return Compressed(plan, planner.subject.path.read_bytes())
-    return Compressed(plan, with_plan(planner.model(proposal.choices), plan))
+    if proposal is None or not (proposal.replaces_layers or proposal.is_faster):
+        return Compressed(plan, planner.subject.path.read_bytes(), changed=False)
+    return Compressed(plan, with_plan(planner.model(proposal.choices), plan), changed=True)
 
 
 def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:

@@ -70,7 +70,7 @@ def with_plan(model: bytes, plan: Plan) -> bytes:
 
 
 class Verifier:
-    """Holds a session of the original and measures rewritten models beside it.
+    """Holds a session of the original file and measures rewritten models beside it.
 
     Args:
         subject: the model.
@@ -84,7 +84,7 @@ class Verifier:
         self._threads = threads
         self._work_threads = work_threads
         self._time_budget_s = time_budget_s
-        self.original = open_session(subject.serialized, session_options(threads))
+        self.original = open_session(subject.path, session_options(threads))
         self._tensors = list(comparable_tensors(subject.proto))
         self._references = self._answers(subject.proto)
 

@@ -30,6 +30,8 @@ from edge_dac.schemes import SCHEMES
 DEFAULT_SCHEMES = ("dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
 """Layers below this share of the model's time are not approximated: nothing could be gained."""
+WORTHWHILE_FOLDS = 0.02
+"""Folds alone (``graph/canonical.py``) must save this share of the time before they are worth another file."""
 TOLERANCE = 0.02
 ORIGINAL_TIME_S = 2.0
 """Spent on the untouched model alone; every comparison adds rounds to it."""
@@ -77,9 +79,14 @@ class Proposal:
     def is_faster(self) -> bool:
         """Whether it beats the original by more than the comparison may be wrong."""
         comparison = self.built.comparison
-        changed = any(option.candidate != ORIGINAL for option in self.choices.values())
         slowest = max(comparison.ratio(1), comparison.undisturbed_ratio(1))
-        return changed and slowest + comparison.standard_error(1) < 1.0
+        bar = 1.0 if self.replaces_layers else 1.0 - WORTHWHILE_FOLDS
+        return slowest + comparison.standard_error(1) < bar
+
+    @property
+    def replaces_layers(self) -> bool:
+        """Whether it is more than the original with its neighbours folded into layers."""
+        return any(option.candidate != ORIGINAL for option in self.choices.values())
 
 
 def plan_score(joint_error: float, choices: Mapping[str, Option]) -> float:
