@@ -256,8 +256,8 @@ class Reconfigurator:
                 applied,
                 cause=request.cause,
                 pinned_point=None,
-                active_point=managed.points.active_id,
-                message="the governor chooses",
+                active_point=self._point_of_budget(managed, applied),
+                message="the budget and the governor choose",
             )
         try:
             point = managed.points.find(request.point)
@@ -265,6 +265,19 @@ class Reconfigurator:
             raise not_found(str(error)) from error
         message = "an operator fixed it"
         return replace(applied, cause=request.cause, pinned_point=point.id, active_point=point.id, message=message)
+
+    @staticmethod
+    def _point_of_budget(managed: ManagedModel, applied: Generation) -> str:
+        """Where the budget in force led before a point was fixed; what serves now, where that is not known any more.
+
+        The governor moves on from there only if the budget is in milliseconds.
+        """
+        offered = {point.id for point in managed.points.ladder}
+        for one in reversed(managed.journal.history):
+            led = one.state is State.APPLIED and one.budget == applied.budget and one.cause != "set_active_point"
+            if led and one.active_point in offered:
+                return str(one.active_point)
+        return managed.points.active_id
 
     def _rollback_draft(self, managed: ManagedModel, request: ChangeRequest, applied: Generation) -> Generation:
         history = [one for one in managed.journal.history if one.state is State.APPLIED]

@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -164,6 +165,9 @@ def test_storm_of_budgets_under_load(serve, prepared):
 def test_deadline_chooses_a_point_for_one_request(serve, tmp_path):
     """The original is said to take a minute, the point that doubles 6 ms: time enough on any machine."""
     prepared = Prepared(tmp_path, original_latency_ms=60_000.0)
+    journal = prepared.journal()
+    assert journal.applied is not None
+    journal.decide(replace(journal.applied, active_point="original"))  # as if the budget had led there
     daemon = serve(prepared.model, prepared.state)
     x = np.ones((1, 8), np.float32)
     tensor = triton.InferInput("x", [1, 8], "FP32")
