@@ -31,10 +31,6 @@ class Candidate:
     lowering: str
 
     @property
-    def is_original(self) -> bool:
-        return self.scheme == "dense" and self.lowering == "direct"
-
-    @property
     def is_exact(self) -> bool:
         return self.scheme == "dense"
 
