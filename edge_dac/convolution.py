@@ -192,6 +192,35 @@ class ConvLayer:
         return total * self.positions * self.batch
 
 
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """How 8 bits stand for real numbers: ``scale * (q - zero_point)`` for ``q`` from 0 to 255."""
+
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def covering(cls, low: float, high: float) -> Affine:
+        """The finest one that reaches from ``low`` to ``high`` and holds zero exactly."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / 255, 1e-12)
+        return cls(scale, int(np.clip(round(-low / scale), 0, 255)))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """In what integers the one factor of a layer is computed.
+
+    Attributes:
+        weight_scales: ``[out]``; weights are integers times these.
+        source, target: of the layer's input and output; None where they are found anew in every run.
+    """
+
+    weight_scales: FloatArray
+    source: Affine | None = None
+    target: Affine | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Factorization:
     """Scheme + rank + factor arrays + bias for one layer.
@@ -205,6 +234,8 @@ class Factorization:
     bias: FloatArray | None
     details: dict[str, str] = field(default_factory=dict)
     """What a scheme wants to say of itself, for example the orientation that ``spatial`` took."""
+    quantization: Quantization | None = None
+    """Of the one factor, where it is to be computed in integers."""
 
     @property
     def chain(self) -> tuple[FactorShape, ...]:

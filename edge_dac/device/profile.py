@@ -79,6 +79,15 @@ class DeviceProfile:
         return max(1, min(self.allowed_cores, int(self.cpu_quota)))
 
     @property
+    def int8_weight_bits(self) -> int:
+        """Bits of an 8-bit weight that may be used.
+
+        ONNX Runtime multiplies pairs of 8-bit numbers on x86 without VNNI into sums of 16 bits, which saturate.
+        """
+        is_x86 = self.architecture in ("x86_64", "AMD64", "i686")
+        return 7 if is_x86 and not any("vnni" in feature for feature in self.isa_features) else 8
+
+    @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change whenever measured latencies stop being valid."""
         identity = [

@@ -8,6 +8,7 @@ Rules (``x`` input, ``W`` weight, ``b`` bias of a ``Conv``):
 2. ``Conv(Pad(x))`` where the padding is constant, zero, not negative and on spatial axes only: the pads are added to
    those of the convolution.
 3. ``Resize`` by a whole number, where the model fixes its sizes: see :mod:`edge_dac.graph.resizing`.
+4. Operator set 9 becomes 10 where nothing changes by it: see :mod:`edge_dac.graph.operator_sets`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge_dac.graph.operator_sets import raise_operator_set
 from edge_dac.graph.resizing import fix_scales
 from edge_dac.graph.scopes import (
     Array,
@@ -59,6 +61,7 @@ def canonicalize_in_place(model: onnx.ModelProto) -> None:
         folding.fold(scope)
     drop_unused(model, folding.released - {""})
     fix_scales(model)
+    raise_operator_set(model)
 
 
 class _Folding:

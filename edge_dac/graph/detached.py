@@ -14,7 +14,7 @@ import onnx.helper
 from edge_dac.graph.loading import serialize
 
 DETACHED_BYTES = 1 << 16
-_DETACHABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+_DETACHABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
 _PLACE = onnx.StringStringEntryProto(key="location", value="given to the session")
 
 

@@ -1,6 +1,7 @@
 """Putting other nodes in the place of layers; everything else of the model computes what it did.
 
-The only nodes outside of a replacement that may move are activations right behind one: see `layouts`.
+The only nodes outside of a replacement that may move or go are activations and poolings right behind one: see `layouts` and
+`quantizers`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from edge_dac.convolution import ConvLayer
 from edge_dac.errors import VerificationError
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.layouts import merge_layouts
+from edge_dac.graph.quantizers import merge_quantizers
 from edge_dac.graph.scopes import drop_unused, inner_graphs, scope_at, unique_name, value_names, walk
 
 PLAN_KEY = "edge_dac.plan"
@@ -83,6 +85,7 @@ def replace_layers(
             scope.add_initializer(tensor)
     drop_unused(result, released - {""})
     merge_layouts(result, outputs)
+    merge_quantizers(result, outputs)
     _record(result, metadata or {})
     return result
 

@@ -1,10 +1,14 @@
-"""Lowerings: ways to write a chain of factors as ONNX nodes, all computing the same function at different speeds."""
+"""Lowerings: ways to write a chain of factors as ONNX nodes, all computing the same function at different speeds.
+
+``INTEGER_LOWERINGS`` are for factorizations with a quantization, and those for no others.
+"""
 
 from __future__ import annotations
 
 from edge_dac.lowerings.branch_sum import BranchSum
 from edge_dac.lowerings.concat import Concat
 from edge_dac.lowerings.direct import Direct, Multiplier
+from edge_dac.lowerings.int8 import IntegerArithmetic
 from edge_dac.lowerings.lowering import LoweredLayer, Lowering
 from edge_dac.lowerings.taps import Taps
 from edge_dac.lowerings.winograd import Winograd
@@ -25,4 +29,12 @@ LOWERINGS: dict[str, Lowering] = {
     )
 }
 
-__all__ = ["LOWERINGS", "LoweredLayer", "Lowering"]
+INTEGER_LOWERINGS: dict[str, Lowering] = {lowering.name: lowering for lowering in (IntegerArithmetic(),)}
+
+
+def lowering_of(name: str) -> Lowering:
+    """The lowering that goes by ``name``, of either kind."""
+    return LOWERINGS.get(name) or INTEGER_LOWERINGS[name]
+
+
+__all__ = ["INTEGER_LOWERINGS", "LOWERINGS", "LoweredLayer", "Lowering", "lowering_of"]

@@ -13,6 +13,20 @@ from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FloatArray
 from edge_dac.lowerings.lowering import LoweredLayer
 
 
+def node_attributes(kernel: tuple[int, ...], attributes: ConvAttributes) -> dict[str, Any]:
+    """As a ``Conv`` node has them."""
+    padding: dict[str, Any] = {"pads": attributes.pads}
+    if attributes.auto_pad != "NOTSET":
+        padding = {"auto_pad": attributes.auto_pad}
+    return {
+        "kernel_shape": kernel,
+        "strides": attributes.strides,
+        "dilations": attributes.dilations,
+        "group": attributes.groups,
+        **padding,
+    }
+
+
 class Writer:
     """Collects the nodes and constants that stand in the place of ``layer``.
 
@@ -40,6 +54,10 @@ class Writer:
     def indices(self, suffix: str, values: npt.NDArray[np.integer[Any]]) -> str:
         """An int32 constant: many indices for ``Gather``."""
         return self._initializer(suffix, np.ascontiguousarray(values, dtype=np.int32))
+
+    def values(self, suffix: str, values: npt.NDArray[Any]) -> str:
+        """A constant in a type of its own: 8-bit weights, scales."""
+        return self._initializer(suffix, values)
 
     def node(self, operator: str, suffix: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
         """A node with one output."""
@@ -72,20 +90,7 @@ class Writer:
         inputs = [source, self.constant(f"{suffix}/weight", weight)]
         if bias is not None:
             inputs.append(self.constant(f"{suffix}/bias", bias))
-        padding: dict[str, Any] = {"pads": attributes.pads}
-        if attributes.auto_pad != "NOTSET":
-            padding = {"auto_pad": attributes.auto_pad}
-        return self.node(
-            "Conv",
-            suffix,
-            inputs,
-            output,
-            kernel_shape=weight.shape[2:],
-            strides=attributes.strides,
-            dilations=attributes.dilations,
-            group=attributes.groups,
-            **padding,
-        )
+        return self.node("Conv", suffix, inputs, output, **node_attributes(weight.shape[2:], attributes))
 
     def chain(
         self,
@@ -127,6 +132,13 @@ class Writer:
         attributes: dict[str, Any] = {"num_outputs": count} if self._layer.opset >= 18 else {}
         self._nodes.append(helper.make_node("Split", [source], parts, name=name, axis=axis, **attributes))
         return parts
+
+    def quantize_dynamically(self, suffix: str, source: str) -> tuple[str, str, str]:
+        """``source`` in 8 bits, with the scale and the zero point that its values of this run ask for."""
+        name = f"{self._layer.name}/{suffix}"
+        outputs = (f"{name}/output", f"{name}/scale", f"{name}/zero")
+        self._nodes.append(helper.make_node("DynamicQuantizeLinear", [source], outputs, name=name))
+        return outputs
 
     def _product(
         self, suffix: str, source: str, weight: FloatArray, bias: FloatArray | None, output: str | None

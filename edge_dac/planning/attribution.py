@@ -18,6 +18,9 @@ _FOLLOWERS = frozenset(
 )
 """Operators that ONNX Runtime may fuse into the convolution before them; they count with it, fused or not."""
 
+_INSERTED_TRANSPOSE = re.compile(r"^Transpose(_token_\d+)?$")
+"""Between the layouts of real and integer convolutions."""
+
 _DECORATION = re.compile(r"^fused |(_nchwc|_token_\d+|_\d+_fused)$")
 
 
@@ -62,7 +65,7 @@ class Attribution:
             if name.startswith("ReorderInput"):
                 pending_ms += spent_ms
                 continue
-            if name.startswith("ReorderOutput"):
+            if name.startswith("ReorderOutput") or (_INSERTED_TRANSPOSE.match(name) and self._find(name) is None):
                 owner = before
             else:
                 owner = self._owner_of_profiled(name)

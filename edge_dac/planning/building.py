@@ -17,7 +17,7 @@ from edge_dac.device.probes import Comparison, compare, open_session, session_op
 from edge_dac.errors import VerificationError
 from edge_dac.graph.detached import detach
 from edge_dac.graph.rewriting import PLAN_KEY, replace_layers
-from edge_dac.lowerings import LOWERINGS, LoweredLayer
+from edge_dac.lowerings import LoweredLayer, lowering_of
 from edge_dac.planning.candidates import Candidate
 from edge_dac.planning.plan import Plan
 from edge_dac.planning.subject import Subject
@@ -53,7 +53,7 @@ def build_model(subject: Subject, chosen: Mapping[str, tuple[Candidate, Factoriz
 
 def _replacement(candidate: Candidate, factorization: Factorization) -> Callable[[ConvLayer, str, str], LoweredLayer]:
     def replace(layer: ConvLayer, input_name: str, output_name: str) -> LoweredLayer:
-        return LOWERINGS[candidate.lowering].lower(layer, factorization, input_name, output_name)
+        return lowering_of(candidate.lowering).lower(layer, factorization, input_name, output_name)
 
     return replace
 

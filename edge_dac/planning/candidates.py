@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_dac.convolution import ConvLayer, Factor, Factorization, FactorShape, Rank
+from edge_dac.convolution import Affine, ConvLayer, Factor, Factorization, FactorShape, Quantization, Rank
 from edge_dac.errors import UsageError
-from edge_dac.lowerings import LOWERINGS
+from edge_dac.lowerings import INTEGER_LOWERINGS, LOWERINGS
 from edge_dac.schemes import SCHEMES
 
 FRACTIONS = (0.08, 0.12, 0.18, 0.25, 0.33, 0.42, 0.52, 0.64, 0.78)
@@ -34,6 +34,15 @@ class Candidate:
     def is_exact(self) -> bool:
         return self.scheme == "dense"
 
+    @property
+    def computes_integers(self) -> bool:
+        return SCHEMES[self.scheme].computes_integers
+
+    @property
+    def plainest(self) -> Candidate:
+        """The same function in the lowering that takes the least time and memory to build."""
+        return self if self.computes_integers else replace(self, lowering="direct")
+
 
 ORIGINAL = Candidate("dense", None, "direct")
 
@@ -53,9 +62,11 @@ def macs_of(candidate: Candidate, layer: ConvLayer) -> int:
     return layer.chain_macs(chain_of(candidate, layer))
 
 
-def lowerings_for(layer: ConvLayer, chain: tuple[FactorShape, ...]) -> list[str]:
-    """Names of the lowerings that apply to ``chain`` in place of ``layer``."""
-    return [name for name, lowering in LOWERINGS.items() if lowering.refuse(layer, chain) is None]
+def lowerings_for(layer: ConvLayer, candidate: Candidate) -> list[str]:
+    """Names of the lowerings that apply to the candidate's scheme and rank in place of ``layer``."""
+    chain = chain_of(candidate, layer)
+    lowerings = INTEGER_LOWERINGS if candidate.computes_integers else LOWERINGS
+    return [name for name, lowering in lowerings.items() if lowering.refuse(layer, chain) is None]
 
 
 def enumerate_candidates(
@@ -83,11 +94,11 @@ def enumerate_candidates(
         ranks: Sequence[Rank | None]
         ranks = [None] if name == "dense" else scheme.candidate_ranks(layer, fractions, RANK_MULTIPLE)
         for rank in ranks:
-            chain = chain_of(Candidate(name, rank, "direct"), layer)
+            applicable = lowerings_for(layer, Candidate(name, rank, "direct"))
             candidates.extend(
                 Candidate(name, rank, lowering)
-                for lowering in lowerings_for(layer, chain)
-                if lowerings is None or lowering in lowerings
+                for lowering in applicable
+                if lowerings is None or scheme.computes_integers or lowering in lowerings
             )
     return list(dict.fromkeys(candidates))
 
@@ -105,5 +116,12 @@ def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorizatio
         pattern = random.uniform(0.5, 1.5, 4096).astype(np.float32) * np.float32(scale)
         pattern[::2] *= -1
         factors.append(Factor(np.resize(pattern, extents), shape.attributes))
-    bias = layer.bias
-    return Factorization(candidate.scheme, scheme_rank(candidate, layer), tuple(factors), bias)
+    quantization = _timing_quantization(layer) if candidate.computes_integers else None
+    rank = scheme_rank(candidate, layer)
+    return Factorization(candidate.scheme, rank, tuple(factors), layer.bias, quantization=quantization)
+
+
+def _timing_quantization(layer: ConvLayer) -> Quantization:
+    """The same for all layers, so that their maps stay in integers from one to the next as they do in a plan."""
+    grid = Affine(1.0, 0) if layer.axes else None
+    return Quantization(np.ones(layer.out_channels, np.float32), grid, grid)

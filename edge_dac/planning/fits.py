@@ -22,6 +22,7 @@ from edge_dac.schemes.error import LayerError
 from edge_dac.schemes.metric import shrunk_covariance, shrunk_probes
 from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, ProbedMoments
 from edge_dac.statistics.moments import collect_judging_moments, collect_moments, is_too_wide
+from edge_dac.statistics.ranges import collect_ranges
 
 JudgingMoments: TypeAlias = Moments | ProbedMoments
 
@@ -75,6 +76,8 @@ def fit_layers(
     """
     layers = [layer for layer in subject.inventory.layers if wanted.get(layer.name)]
     by_name = {layer.name: layer for layer in layers}
+    integers = [by_name[name] for name, entries in wanted.items() if any(c.computes_integers for c in entries)]
+    ranges = collect_ranges(subject.proto, integers, subject.fit_samples, subject.input_shapes, threads=threads)
     fitting = collect_moments(
         subject.proto, layers, subject.fit_samples, subject.input_shapes, seed=subject.seed, threads=threads
     )
@@ -89,6 +92,7 @@ def fit_layers(
     )
     for name, moments, held_out_moments in _aligned(fitting, held_out, list(by_name)):
         progress(Progress("fit", list(by_name).index(name) / len(layers), name))
+        moments = replace(moments, ranges=ranges.get(name))
         fits = _fit_layer(by_name[name], wanted[name], moments, held_out_moments, keep_all=keep_all)
         del moments, held_out_moments
         yield name, fits
@@ -131,22 +135,26 @@ def _fit_layer(
     seen = LayerError(layer, held_out)
     cautious = LayerError(layer, _shrunk(held_out, UNSEEN_SHARE if layer.axes else JUDGED_SHRINKAGE))
     fitted: dict[Candidate, Fit] = {}
-    for scheme, curve in _by_scheme(layer, wanted).items():
+    for scheme, curve in _by_scheme(layer, (c for c in wanted if not c.computes_integers)).items():
         decomposition = SCHEMES[scheme].decompose(layer, moments, shrinkage)
         tried: dict[int, float] = {}
         for index in _coarse_to_fine(len(curve)):
             candidate = curve[index]
             above = [error for other, error in tried.items() if other > index]
             at_best = SLACK * max(above, default=0.0)
-            if not keep_all and any(
-                fit.error <= at_best and wanted[c] <= wanted[candidate] for c, fit in fitted.items()
-            ):
+            beaten = (f.error <= at_best and wanted[c] <= wanted[candidate] for c, f in fitted.items())
+            if not keep_all and any(beaten):
                 continue
             factorization = decomposition.at(scheme_rank(candidate, layer))
             fitted[candidate] = Fit(factorization, cautious.of(factorization), seen.of(factorization))
             tried[index] = fitted[candidate].error
         del decomposition  # It holds a covariance; the next one makes its own.
         fitted = fitted if keep_all else _undominated(fitted, wanted)
+    # Integers stand beside the others and beat none: they save no multiply-accumulates.
+    for candidate in wanted:
+        if candidate.computes_integers and (moments.ranges is not None or not layer.axes):
+            factorization = SCHEMES[candidate.scheme].factorize(layer, scheme_rank(candidate, layer), moments)
+            fitted[candidate] = Fit(factorization, cautious.of(factorization), seen.of(factorization))
     return fitted
 
 
@@ -209,7 +217,7 @@ def _weight_fit(layer: ConvLayer, candidate: Candidate, decomposition: Decomposi
 
 def weight_bytes(candidate: Candidate, layer: ConvLayer) -> int:
     """Bytes of the candidate's weights, as written by a direct lowering."""
-    itemsize = np.dtype(layer.dtype).itemsize
+    itemsize = 1 if candidate.computes_integers else np.dtype(layer.dtype).itemsize
     return sum(
         shape.out_channels * (shape.in_channels // shape.attributes.groups) * int(np.prod(shape.kernel)) * itemsize
         for shape in chain_of(candidate, layer)

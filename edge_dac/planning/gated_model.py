@@ -19,7 +19,7 @@ from edge_dac.device.probes import Feeds, open_session, session_options
 from edge_dac.graph.detached import detach
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
-from edge_dac.lowerings import LOWERINGS
+from edge_dac.lowerings import lowering_of
 from edge_dac.lowerings.lowering import LoweredLayer
 from edge_dac.statistics.execution import extract
 
@@ -68,7 +68,8 @@ class GatedModel:
             initializers = [onnx.helper.make_tensor(gate, onnx.TensorProto.BOOL, [], [False])]
             for kind, content in (("then_branch", factorization), ("else_branch", _dense(layer))):
                 prefixed = f"{layer.name}/{kind}"
-                lowered = LOWERINGS["direct"].lower(layer, content, input_name, prefixed)
+                name = "direct" if content.quantization is None else content.scheme
+                lowered = lowering_of(name).lower(layer, content, input_name, prefixed)
                 rename = {tensor.name: f"{prefixed}/{tensor.name}" for tensor in lowered.initializers}
                 rename |= {o: f"{prefixed}/{o}" for node in lowered.nodes for o in node.output if o != prefixed}
                 branches[kind] = onnx.helper.make_graph(

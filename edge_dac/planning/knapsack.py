@@ -36,6 +36,7 @@ class _Class:
     hull: npt.NDArray[np.intp]
 
 
+@np.errstate(over="ignore")  # a step that weighs next to nothing is steeper than any number
 def solve(weights: Sequence[Array], costs: Sequence[Array], limit: float) -> Selection | None:
     """The selection of least cost whose weight does not exceed ``limit``; None if even the lightest exceeds it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.latency_table import LatencyTable, original_key
 from edge_dac.device.probes import compare
-from edge_dac.device.profile import profile_device
+from edge_dac.device.profile import DeviceProfile, profile_device
 from edge_dac.graph.loading import serialize
 from edge_dac.planning.building import Built, Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
@@ -27,7 +27,7 @@ from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 from edge_dac.schemes import SCHEMES
 
-DEFAULT_SCHEMES = ("dac", "spatial_vh", "spatial_hv", "channel", "tucker")
+DEFAULT_SCHEMES = ("int8", "dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
 """Layers below this share of the model's time are not approximated: nothing could be gained."""
 WORTHWHILE_FOLDS = 0.02
@@ -116,8 +116,12 @@ class Planner:
     _correction: LatencyCorrection = field(default_factory=LatencyCorrection)
 
     @cached_property
+    def profile(self) -> DeviceProfile:
+        return profile_device()
+
+    @property
     def fingerprint(self) -> str:
-        return profile_device().fingerprint
+        return self.profile.fingerprint
 
     @cached_property
     def verifier(self) -> Verifier:
@@ -265,7 +269,8 @@ class Planner:
         return {name: table.get(name, entries) or {} for name, entries in wanted.items()}
 
     def _enumerate(self, layer: ConvLayer, *, exact_only: bool) -> list[Candidate]:
-        return enumerate_candidates(layer, self.settings.schemes, self.settings.lowerings, exact_only=exact_only)
+        candidates = enumerate_candidates(layer, self.settings.schemes, self.settings.lowerings, exact_only=exact_only)
+        return [c for c in candidates if not c.computes_integers or c.rank == self.profile.int8_weight_bits]
 
     def _exact_option(self, layer: ConvLayer, candidate: Candidate) -> Option | None:
         latency_ms = self.estimator.latency_ms(layer, candidate)
@@ -383,9 +388,8 @@ class Planner:
         scores = []
         for index, selection in enumerate(selections):
             self.progress(Progress("plan", (index + 1) / len(selections), "outputs of whole plans"))
-            # Lowerings compute one function; the plainest takes the least time and memory to build.
             lossy = {n: o for n, o in selection.items() if not o.candidate.is_exact}
-            plain = {n: (replace(c, lowering="direct"), f) for n, (c, f) in self._factored(lossy).items()}
+            plain = {n: (c.plainest, f) for n, (c, f) in self._factored(lossy).items()}
             scores.append(plan_score(self.verifier.error(build_model(self.subject, plain)), selection))
         return selections[int(np.argmin(scores))]
 

@@ -23,7 +23,7 @@ from edge_dac.device.probes import AnyModel, Feeds, profile_models
 from edge_dac.graph.detached import detach
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
-from edge_dac.lowerings import LOWERINGS, LoweredLayer
+from edge_dac.lowerings import LoweredLayer, lowering_of
 from edge_dac.planning.attribution import Attribution
 from edge_dac.planning.candidates import ORIGINAL, Candidate, macs_of, timing_factorization
 from edge_dac.progress import Progress, ProgressCallback
@@ -143,11 +143,19 @@ class Prober:
     ) -> None:
         """Measure the candidates of every layer (by layer name) until all are known or the time is over."""
         deadline = time.monotonic() + time_budget_s
+        self._measure_integers(candidates)
         middle = {name: _middle_ranks(entries) for name, entries in candidates.items()}
         self._measure(middle, deadline, lambda done: progress(Progress("probe", done / 2, "latency of schemes")))
         ends = {name: self._surviving_ends(self._layers[name], entries) for name, entries in candidates.items()}
         self._measure(ends, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "latency of ranks")))
         self._table.save()
+
+    def _measure_integers(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
+        """Integer candidates of all layers in one probe: what they take depends on their neighbours."""
+        assignment = {name: c for name, entries in candidates.items() for c in entries if c.computes_integers}
+        known = [self._table.get(self._key(layer_signature(self._layers[n]), c)) for n, c in assignment.items()]
+        if None in known:
+            self._run([assignment])
 
     def _key(self, signature: str, candidate: Candidate) -> str:
         return candidate_key(signature, candidate.scheme, candidate.rank, candidate.lowering, self._threads)
@@ -218,10 +226,14 @@ class Prober:
         measured: Mapping[str, float],
         reference: Mapping[str, float],
     ) -> None:
+        times: dict[str, list[float]] = {}
         for name, candidate in assignment.items():
             if name in measured and reference.get(name, 0.0) > 0.0:
-                key = self._key(layer_signature(self._layers[name]), candidate)
-                self._table.put(key, measured[name] / reference[name])
+                total = times.setdefault(self._key(layer_signature(self._layers[name]), candidate), [0.0, 0.0])
+                total[0] += measured[name]
+                total[1] += reference[name]
+        for key, (candidate_ms, original_ms) in times.items():
+            self._table.put(key, candidate_ms / original_ms)
 
     def _probe_model(self, assignment: Mapping[str, Candidate]) -> onnx.ModelProto:
         replacements = {name: probe_replacement(candidate) for name, candidate in assignment.items()}
@@ -233,7 +245,7 @@ def probe_replacement(candidate: Candidate) -> Callable[[ConvLayer, str, str], L
 
     def replace(layer: ConvLayer, input_name: str, output_name: str) -> LoweredLayer:
         factorization = timing_factorization(candidate, layer)
-        return LOWERINGS[candidate.lowering].lower(layer, factorization, input_name, output_name)
+        return lowering_of(candidate.lowering).lower(layer, factorization, input_name, output_name)
 
     return replace
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_dac.errors import BudgetError
 from edge_dac.planning.budget import Budget, LayerRank
-from edge_dac.planning.candidates import ORIGINAL, Candidate, chain_of, lowerings_for
+from edge_dac.planning.candidates import ORIGINAL, Candidate, lowerings_for
 from edge_dac.planning.fits import make_option, weight_only_fit
 from edge_dac.planning.knapsack import solve
 from edge_dac.planning.planner import Planner
@@ -96,12 +96,13 @@ def _checked(planner: Planner, name: str, request: LayerRank) -> LayerRank:
     if request.rank is None:
         raise BudgetError(f"layer {name!r}: expected a rank for scheme {request.scheme!r}, got none")
     full = SCHEMES[request.scheme].ranks(layer)[-1]
-    if isinstance(request.rank, int) and isinstance(full, int):
-        if request.rank < 1:
-            raise BudgetError(f"layer {name!r}: expected a rank of at least 1, got {request.rank}")
-        return LayerRank(request.scheme, min(request.rank, full))
-    SCHEMES[request.scheme].check_rank(layer, request.rank)
-    return request
+    rank = request.rank
+    if isinstance(rank, int) and isinstance(full, int):
+        if rank < 1:
+            raise BudgetError(f"layer {name!r}: expected a rank of at least 1, got {rank}")
+        rank = min(rank, full)
+    SCHEMES[request.scheme].check_rank(layer, rank)
+    return LayerRank(request.scheme, rank)
 
 
 def _fastest(planner: Planner, requests: Mapping[str, LayerRank]) -> dict[str, Candidate]:
@@ -121,9 +122,9 @@ def _in_all_lowerings(planner: Planner, name: str, request: LayerRank) -> list[C
     if request.scheme == "dense":
         return [ORIGINAL]
     allowed = planner.settings.lowerings
-    chain = chain_of(Candidate(request.scheme, request.rank, "direct"), layer)
-    names = [n for n in lowerings_for(layer, chain) if allowed is None or n in allowed]
-    return [Candidate(request.scheme, request.rank, lowering) for lowering in names or ["direct"]]
+    applicable = lowerings_for(layer, Candidate(request.scheme, request.rank, "direct"))
+    names = [name for name in applicable if allowed is None or name in allowed]
+    return [Candidate(request.scheme, request.rank, lowering) for lowering in names or applicable[:1]]
 
 
 def _weights_alone(planner: Planner, chosen: Mapping[str, Candidate]) -> Chosen:

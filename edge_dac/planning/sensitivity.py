@@ -21,6 +21,8 @@ from edge_dac.statistics.output_error import comparable_tensors, output_error
 
 LayerFits = Mapping[str, Mapping[Candidate, Fit]]
 MOST_LEVELS = 6
+INTEGER_SHARE = 0.25
+"""Of the runs, for layers in integers: one candidate each."""
 TINY = 1e-12
 
 
@@ -32,6 +34,22 @@ def measure_damage(
     Args:
         runs: how many runs of the model may be spent.
     """
+    integers, others = (
+        {name: {c: f for c, f in entries.items() if c.computes_integers is kind} for name, entries in fits.items()}
+        for kind in (True, False)
+    )
+    # Rounding and cutting ranks harm in different ways: one says nothing about the other.
+    share = runs * INTEGER_SHARE if any(integers.values()) else 0.0
+    damage = _damage_by_error(subject, others, threads, runs - share, progress)
+    for name, entries in _damage_by_error(subject, integers, threads, share, progress).items():
+        damage.setdefault(name, {}).update(entries)
+    return damage
+
+
+def _damage_by_error(
+    subject: Subject, fits: LayerFits, threads: int, runs: float, progress: ProgressCallback
+) -> dict[str, dict[Candidate, float]]:
+    """Damage of candidates of one kind: of as many as the runs allow, and by their errors that of the others."""
     considered = {name: sorted(entries, key=lambda c: entries[c].error) for name, entries in fits.items() if entries}
     if not considered:
         return {}

@@ -15,9 +15,10 @@ from edge_dac.schemes.scheme import Moments, ProbedMoments
 class LayerError:
     """Mean squared error of a layer's output over the output's variance, for inputs with given moments.
 
-    With ``D = W - W_hat``: ``(tr(D S D^T) + |D mu + b - b_hat|^2) / tr(W S W^T)``. Of probed moments the first term is
-    estimated as ``|D Z|^2`` (Hutchinson, Comm. Statist. Simulation 18, 1989). The same probes serve every factorization and
-    ``W`` itself, so that comparisons are sharper than single estimates.
+    With ``D = W - W_hat``: ``(tr(D S D^T) + |D mu + b - b_hat|^2) / tr(W S W^T)``; where activations are rounded, the noise
+    of that comes on top (a twelfth of the squared step; Widrow, IRE Trans. Circuit Theory 3, 1956). Of probed moments the
+    first term is estimated as ``|D Z|^2`` (Hutchinson, Comm. Statist. Simulation 18, 1989). The same probes serve every
+    factorization and ``W`` itself, so that comparisons are sharper than single estimates.
 
     Args:
         layer: the layer as it was.
@@ -42,6 +43,7 @@ class LayerError:
         if factorization.bias is not None:
             offset = offset - factorization.bias
         lost = self._variance(difference) + float(np.square(offset, dtype=np.float64).sum())
+        lost += _rounding_noise(self._layer, factorization)
         return lost / max(self._output_variance, 1e-300) if lost > 0 else 0.0
 
     def _variance(self, kernels: FloatArray) -> float:
@@ -67,6 +69,15 @@ def with_corrected_bias(layer: ConvLayer, factorization: Factorization, moments:
     offset = (difference @ moments.mean[..., None]).ravel()
     bias = offset if layer.bias is None else layer.bias + offset
     return replace(factorization, bias=bias.astype(layer.weight.dtype))
+
+
+def _rounding_noise(layer: ConvLayer, factorization: Factorization) -> float:
+    """Mean squared error of the output from rounding input and output, summed over channels."""
+    quantization = factorization.quantization
+    if quantization is None or quantization.source is None or quantization.target is None:
+        return 0.0
+    energy = sum(float(np.vdot(row, row)) for row in layer.weight.reshape(layer.out_channels, -1))
+    return (quantization.source.scale**2 * energy + quantization.target.scale**2 * layer.out_channels) / 12
 
 
 def _by_group(layer: ConvLayer, kernel: FloatArray) -> FloatArray:

@@ -15,6 +15,14 @@ from edge_dac.schemes.composition import compose
 DEFAULT_SHRINKAGE = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Least and largest values seen of a layer's input, and of its output after the activation that ends in it."""
+
+    source: tuple[float, float]
+    target: tuple[float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """First and second moments of a layer's input patches.
@@ -23,11 +31,13 @@ class Moments:
         mean: ``[groups, d]`` with ``d = in/groups * prod(kernel)``, in the order of ``weight[o].ravel()``.
         covariance: ``[groups, d, d]``, centred. Fits are computed in its precision.
         count: number of patches they were taken from.
+        ranges: of the values around the layer, where they are known.
     """
 
     mean: FloatArray
     covariance: FloatArray
     count: int
+    ranges: Ranges | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +81,8 @@ class Scheme(ABC):
     """
 
     name: str
+    computes_integers = False
+    """Whether the factors are meant for integer arithmetic; see ``Factorization.quantization``."""
 
     @abstractmethod
     def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:

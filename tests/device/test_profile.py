@@ -70,6 +70,21 @@ def test_device_that_tells_nothing(tmp_path):
     assert profile.usable_cores >= 1
 
 
+@pytest.mark.parametrize(
+    ("architecture", "features", "bits"),
+    [
+        ("aarch64", ("asimd", "asimddp"), 8),
+        ("x86_64", ("avx2", "avx512_vnni"), 8),
+        ("x86_64", ("avx2", "avx_vnni"), 8),
+        ("x86_64", ("avx2", "avx512f"), 7),
+    ],
+)
+def test_weights_have_the_bits_that_integer_products_bear(architecture, features, bits):
+    assert (
+        dataclasses.replace(profile_device(), architecture=architecture, isa_features=features).int8_weight_bits == bits
+    )
+
+
 def test_this_device_as_json():
     values = profile_device().to_json()
     assert json.loads(json.dumps(values)).keys() == values.keys()

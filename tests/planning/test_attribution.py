@@ -26,9 +26,9 @@ def test_every_candidate_in_every_lowering_is_found() -> None:
     feeds = {"x": np.ones(TINY_SHAPE, np.float32)}
     layer = next(layer for layer in inventory.layers if layer.name == "second")
     by_lowering: dict[tuple[str, str], Candidate] = {}
-    for candidate in enumerate_candidates(layer, ("dac", "spatial_vh", "channel", "tucker")):
+    for candidate in enumerate_candidates(layer, ("int8", "dac", "spatial_vh", "channel", "tucker")):
         by_lowering.setdefault((candidate.scheme, candidate.lowering), candidate)
-    assert {"winograd4", "branch_sum"} <= {lowering for _, lowering in by_lowering}
+    assert {"winograd4", "branch_sum", "int8"} <= {lowering for _, lowering in by_lowering}
     protos = [replace_layers(model, inventory, {"second": probe_replacement(c)}) for c in by_lowering.values()]
     timings = profile_models([proto.SerializeToString() for proto in protos], feeds, 1, rounds=2)
     for candidate, proto, timing in zip(by_lowering.values(), protos, timings, strict=True):
@@ -49,3 +49,8 @@ def test_names_that_the_runtime_gives(profiled: str, owner: str) -> None:
 def test_reorders_count_for_their_neighbour() -> None:
     spent = {"ReorderInput": 0.5, "first": 1.0, "ReorderOutput_token_3": 0.25, "pool": 4.0}
     assert Attribution(make_tiny_network(), LAYERS).layer_ms(spent) == {"first": 1.75}
+
+
+def test_changes_of_layout_around_integers_count_for_the_layer_before() -> None:
+    spent = {"first/quantize": 0.25, "Transpose_token_2": 0.5, "first": 1.0, "Transpose": 0.25, "pool": 4.0}
+    assert Attribution(make_tiny_network(), LAYERS).layer_ms(spent) == {"first": 2.0}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edge_dac.compression import Options, open_planner, plan_for
-from edge_dac.errors import BudgetError, BudgetUnreachableError
+from edge_dac.errors import BudgetError, BudgetUnreachableError, UsageError
 from edge_dac.planning.budget import Budget, LayerRank
 from edge_dac.planning.plan import Plan
 from edge_dac.planning.planner import Planner
@@ -83,3 +84,18 @@ def test_a_rank_above_the_full_one_is_the_full_one(planner: Planner) -> None:
 def test_a_choice_that_cannot_be_is_named(planner: Planner, choice: dict[str, LayerRank], message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         plan_for(planner, Budget(layer_ranks=choice))
+
+
+def test_layers_can_be_held_in_integers(planner: Planner) -> None:
+    held = {name: LayerRank("int8", 8) for name in ("first", "second", "third")}
+    result = plan_for(planner, Budget(layer_ranks=held))
+    assert {(c.scheme, c.rank, c.lowering) for c in result.plan.choices} == {("int8", 8, "int8")}
+    assert 0.0 < result.plan.predicted_error < 1e-2
+    operators = [node.op_type for node in onnx.load_from_string(result.model).graph.node]
+    assert operators.count("QLinearConv") == 3
+    assert operators.count("QuantizeLinear") == operators.count("DequantizeLinear") == 1
+
+
+def test_bits_that_no_layer_has_are_refused(planner: Planner) -> None:
+    with pytest.raises(UsageError, match="int8: expected a rank from 7 to 8, got 3"):
+        plan_for(planner, Budget(layer_ranks={"first": LayerRank("int8", 3)}))

@@ -40,7 +40,7 @@ def test_an_exact_factorization_has_no_error(make_layer: Callable[..., ConvLayer
 def test_a_layer_whose_input_never_varies_is_fitted_and_kept_finite(make_layer: Callable[..., ConvLayer]) -> None:
     layer = make_layer(6, 4, (3, 3))
     still = Moments(np.ones((1, 36)), np.zeros((1, 36, 36)), 1)
-    for name in set(SCHEMES) - {"dense"}:
+    for name in (name for name, s in SCHEMES.items() if name != "dense" and not s.computes_integers):
         factorization = SCHEMES[name].factorize(layer, SCHEMES[name].ranks(layer)[0], still)
         assert all(np.isfinite(factor.weight).all() for factor in factorization.factors)
 

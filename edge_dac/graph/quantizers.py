@@ -1,0 +1,176 @@
+"""What lies between layers that are computed in integers, so that their maps stay in 8 bits from one to the next.
+
+A replaced layer ends in a ``DequantizeLinear`` and the next begins with a ``QuantizeLinear``. Exactly equal:
+
+1. An activation that the 8 bits cannot tell from nothing (``Relu`` where they begin at zero, ``Clip`` where they end below
+   its bound) goes.
+2. ``MaxPool`` changes places with the ``DequantizeLinear`` before it, where only equal quantizers read it.
+3. Equal quantizers of one tensor become one, and one that undoes a ``DequantizeLinear`` goes, which goes too when nothing
+   else reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import onnx
+
+from edge_dac.graph.scopes import (
+    Scope,
+    attributes,
+    count_uses,
+    default_opset,
+    forget_value,
+    is_default_domain,
+    unique_name,
+    value_names,
+    walk,
+)
+
+POOLING_SINCE_OPSET = 12
+"""``MaxPool`` takes 8-bit maps since this operator set."""
+
+
+def activation_after(scope: Scope, tensor: str) -> onnx.NodeProto | None:
+    """The ``Relu`` or ``Clip`` from zero that alone reads ``tensor``, or None."""
+    readers = [node for node in scope.graph.node if tensor in node.input]
+    if len(readers) != 1 or count_uses(scope.graph)[tensor] != 1 or not is_default_domain(readers[0]):
+        return None
+    return readers[0] if _upper_bound(scope, readers[0]) is not None else None
+
+
+def origin_of(scope: Scope, tensor: str) -> str:
+    """The tensor whose values ``tensor`` holds: itself, or what ``MaxPool`` chose them from."""
+    while True:
+        node = scope.producer(tensor)
+        if node is None or not _is_pooling(node):
+            return tensor
+        tensor = node.input[0]
+
+
+def merge_quantizers(model: onnx.ModelProto, tensors: Set[str]) -> None:
+    """Apply the rules, in place, around every ``DequantizeLinear`` that writes one of ``tensors``."""
+    names: set[str] = set()
+    for scope in walk(model):
+        if not any(_kind(node) == "DequantizeLinear" and node.output[0] in tensors for node in scope.graph.node):
+            continue
+        names = names or value_names(model)
+        _drop_activations(scope)
+        if default_opset(model) >= POOLING_SINCE_OPSET:
+            _sink_through_pooling(scope, names)
+        _join(scope)
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    return node.op_type if is_default_domain(node) else ""
+
+
+def _is_pooling(node: onnx.NodeProto) -> bool:
+    return _kind(node) == "MaxPool" and len([name for name in node.output if name]) == 1
+
+
+def _upper_bound(scope: Scope, node: onnx.NodeProto) -> float | None:
+    """Where a ``Relu`` or a ``Clip`` from zero ends; None for other nodes."""
+    if _kind(node) == "Relu":
+        return float("inf")
+    if _kind(node) != "Clip":
+        return None
+    values = attributes(node)
+    bounds: list[object] = [values.get("min"), values.get("max")]
+    for place, name in enumerate(node.input[1:3]):
+        constant = scope.constant(name) if name else None
+        if name and constant is None:
+            return None
+        bounds[place] = None if constant is None else constant.item()
+    low, high = (None if bound is None else float(str(bound)) for bound in bounds)
+    return None if low != 0.0 else float("inf") if high is None else high
+
+
+def _grid(scope: Scope, node: onnx.NodeProto) -> tuple[float, int] | None:
+    """Scale and zero point of a quantizer for whole tensors; None where they are not constant."""
+    constants = [scope.constant(name) for name in node.input[1:3]]
+    if len(constants) != 2 or any(constant is None or constant.size != 1 for constant in constants):
+        return None
+    scale, zero = (constant.item() for constant in constants if constant is not None)
+    return float(scale), int(zero)
+
+
+def _writers(scope: Scope) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in scope.graph.node for name in node.output if name}
+
+
+def _remove(scope: Scope, nodes: list[onnx.NodeProto]) -> None:
+    for node in nodes:
+        forget_value(scope.graph, node.output[0])
+        scope.graph.node.remove(node)
+
+
+def _drop_activations(scope: Scope) -> None:
+    """Rule 1."""
+    uses = count_uses(scope.graph)
+    writers = _writers(scope)
+    idle = []
+    for node in scope.graph.node:
+        bound = _upper_bound(scope, node)
+        writer = None if bound is None else writers.get(node.input[0])
+        if bound is None or writer is None or _kind(writer) != "DequantizeLinear" or uses[node.input[0]] != 1:
+            continue
+        grid = _grid(scope, writer)
+        if grid is not None and grid[1] == 0 and 255 * grid[0] <= bound * (1 + 1e-6):
+            idle.append((node, writer))
+    for node, writer in idle:
+        result = node.output[0]
+        forget_value(scope.graph, writer.output[0])
+        scope.graph.node.remove(node)
+        writer.output[0] = result
+
+
+def _sink_through_pooling(scope: Scope, names: set[str]) -> None:
+    """Rule 2, from the first node to the last: one pooling may follow another."""
+    uses = count_uses(scope.graph)
+    writers = _writers(scope)
+    for node in [node for node in scope.graph.node if _is_pooling(node)]:
+        writer = writers.get(node.input[0])
+        result = node.output[0]
+        readers = [reader for reader in scope.graph.node if result in reader.input]
+        if writer is None or _kind(writer) != "DequantizeLinear" or uses[result] != len(readers):
+            continue
+        grid = _grid(scope, writer)
+        if grid is None or any(_kind(r) != "QuantizeLinear" or _grid(scope, r) != grid for r in readers):
+            continue
+        forget_value(scope.graph, result)
+        moved = onnx.NodeProto()
+        moved.CopyFrom(writer)
+        moved.name = f"{writer.name}/{node.name or result}"
+        node.input[0] = writer.input[0]
+        node.output[0] = moved.input[0] = unique_name(f"{result}/quantized", names)
+        moved.output[0] = result
+        place = next(index for index, other in enumerate(scope.graph.node) if node.output[0] in other.output)
+        scope.graph.node.insert(place + 1, moved)
+        writers[result] = scope.graph.node[place + 1]
+
+
+def _join(scope: Scope) -> None:
+    """Rule 3."""
+    uses = count_uses(scope.graph)
+    writers = _writers(scope)
+    same_as: dict[str, str] = {}
+    first: dict[tuple[str, tuple[float, int]], str] = {}
+    for node in scope.graph.node:
+        grid = _grid(scope, node) if _kind(node) == "QuantizeLinear" else None
+        if grid is None or uses[node.output[0]] != sum(node.output[0] in other.input for other in scope.graph.node):
+            continue
+        writer = writers.get(node.input[0])
+        undone = writer is not None and _kind(writer) == "DequantizeLinear" and _grid(scope, writer) == grid
+        same = (
+            writer.input[0]
+            if undone and writer is not None
+            else first.setdefault((node.input[0], grid), node.output[0])
+        )
+        if same != node.output[0]:
+            same_as[node.output[0]] = same
+    _remove(scope, [node for node in scope.graph.node if node.output[0] in same_as])
+    for node in scope.graph.node:
+        node.input[:] = [same_as.get(name, name) for name in node.input]
+    uses = count_uses(scope.graph)
+    _remove(scope, [n for n in scope.graph.node if _kind(n) == "DequantizeLinear" and not uses[n.output[0]]])

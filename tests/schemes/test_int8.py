@@ -1,0 +1,98 @@
+"""The rounding of weights, and the noise of rounded activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_dac.convolution import Affine, ConvLayer, Factor, FloatArray, Reason
+from edge_dac.errors import UsageError
+from edge_dac.schemes import SCHEMES
+from edge_dac.schemes.error import layer_error
+from edge_dac.schemes.scheme import Moments, Ranges
+
+INT8 = SCHEMES["int8"]
+MakeLayer = Callable[..., ConvLayer]
+finite = st.floats(-1e6, 1e6, width=32)
+
+
+def known(layer: ConvLayer, source: tuple[float, float], target: tuple[float, float]) -> Moments:
+    groups = layer.attributes.groups
+    size = layer.weight[0].size
+    identity = np.tile(np.eye(size), (groups, 1, 1))
+    return Moments(np.zeros((groups, size)), identity, 100, Ranges(source, target))
+
+
+@given(low=finite, high=finite)
+def test_a_grid_holds_zero_exactly_and_reaches_both_ends(low: float, high: float) -> None:
+    low, high = min(low, high), max(low, high)
+    grid = Affine.covering(low, high)
+    reached = [grid.scale * (q - grid.zero_point) for q in (0, 255)]
+    assert 0 <= grid.zero_point <= 255
+    assert reached[0] <= min(low, 0.0) + grid.scale / 2 + 1e-9
+    assert reached[1] >= max(high, 0.0) - grid.scale / 2 - 1e-9
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_weights_lie_on_the_grid_of_their_channel(make_layer: MakeLayer, bits: int, groups: int) -> None:
+    layer = make_layer(8, 4, (3, 3), groups=groups)
+    made = INT8.factorize(layer, bits, known(layer, (0, 1), (-3, 3)))
+    assert made.quantization is not None
+    scales = made.quantization.weight_scales.reshape(-1, 1, 1, 1)
+    integers = made.factors[0].weight / scales
+    np.testing.assert_allclose(integers, np.round(integers), atol=1e-5)
+    assert np.abs(integers).max() <= 2 ** (bits - 1) - 1 + 1e-5
+    assert np.all(np.abs(made.factors[0].weight - layer.weight) <= scales / 2 * (1 + 1e-6))
+
+
+def test_a_channel_without_weights_keeps_its_bias(make_layer: MakeLayer) -> None:
+    layer = make_layer(4, 4, (1, 1))
+    layer.weight[2] = 0.0
+    made = INT8.factorize(layer, 8, known(layer, (0, 1), (-3, 3)))
+    assert made.quantization is not None
+    assert made.quantization.source is not None
+    steps = layer.bias / (made.quantization.weight_scales * made.quantization.source.scale)
+    assert np.all(np.abs(steps) <= 2**30 * (1 + 1e-6))
+    assert np.all(made.factors[0].weight[2] == 0.0)
+
+
+def test_the_error_is_what_rounding_does(make_layer: MakeLayer, convolve: Callable[..., FloatArray]) -> None:
+    layer = make_layer(8, 6, (1, 1))
+    image = np.random.default_rng(1).standard_normal((6, 64, 64)).clip(-3, 3)
+    output = convolve(image, Factor(layer.weight, layer.attributes))
+    reach = float(np.abs(output).max() + 3)
+    moments = known(layer, (-3.0, 3.0), (-reach, reach))
+    made = INT8.factorize(layer, 8, moments)
+    assert made.quantization is not None
+    source, target = made.quantization.source, made.quantization.target
+    assert source is not None
+    assert target is not None
+    rounded = np.round(image / source.scale) * source.scale
+    answer = np.round(convolve(rounded, made.factors[0]) / target.scale) * target.scale
+    seen = float(np.square(answer - output).mean() / np.square(output).mean())
+    assert layer_error(layer, made, moments) == pytest.approx(seen, rel=0.15)
+
+
+def test_a_convolution_without_ranges_is_a_usage_error(make_layer: MakeLayer) -> None:
+    with pytest.raises(UsageError, match="ranges"):
+        INT8.factorize(make_layer(4, 4, (3, 3)), 8)
+
+
+def test_what_onnx_cannot_write_is_refused(make_layer: MakeLayer) -> None:
+    layer = replace(make_layer(4, 4, (3, 3)), dtype=np.float32)
+    assert INT8.refuse(layer) is None
+    assert INT8.refuse(replace(make_layer(4, 4, (3, 3), groups=4), dtype=np.float32)) is None
+    for refused, reason in (
+        (replace(layer, dtype=np.float16), Reason.UNSUPPORTED_TYPE),
+        (replace(layer, opset=9), Reason.UNSUPPORTED_OPERATOR),
+        (replace(make_layer(4, 4, ()), dtype=np.float32, opset=10), Reason.UNSUPPORTED_OPERATOR),
+    ):
+        refusal = INT8.refuse(refused)
+        assert refusal is not None
+        assert refusal.reason is reason

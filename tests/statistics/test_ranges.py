@@ -1,0 +1,63 @@
+"""The ranges are those of the maps as they are computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_dac.graph.layers import find_layers
+from edge_dac.statistics.ranges import collect_ranges
+
+SHAPES = {"x": (2, 3, 12, 12)}
+
+
+def network(last: float = 1.0) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    constants = {
+        "w1": rng.standard_normal((8, 3, 3, 3)),
+        "w2": rng.standard_normal((4, 8, 3, 3)),
+        "w3": rng.standard_normal((4, 4, 1, 1)) * last,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p", "w2"], ["b"], "second"),
+        helper.make_node("LeakyRelu", ["b"], ["l"]),
+        helper.make_node("Conv", ["l", "w3"], ["y"], "third"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in "xy"]
+    initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "network", ends[:1], ends[1:], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_ranges_are_those_of_all_samples() -> None:
+    model = network()
+    samples = np.random.default_rng(1).standard_normal((6, 3, 12, 12)).astype(np.float32)
+    ranges = collect_ranges(model, find_layers(model, SHAPES).layers, {"x": samples}, SHAPES)
+    for name in ("r", "b", "l"):
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    y, r, b, leaky = session.run(None, {"x": samples})
+    expected = {"first": (samples, r), "second": (r, b), "third": (leaky, y)}
+    assert set(ranges) == set(expected)
+    for layer, (source, target) in expected.items():
+        np.testing.assert_allclose(ranges[layer].source, (source.min(), source.max()), rtol=1e-5)
+        np.testing.assert_allclose(ranges[layer].target, (target.min(), target.max()), rtol=1e-5)
+    assert ranges["first"].target[0] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_layer_with_values_that_are_not_finite_is_left_out() -> None:
+    model = network(last=float("inf"))
+    samples = np.random.default_rng(1).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    ranges = collect_ranges(model, find_layers(model, SHAPES).layers, {"x": samples}, SHAPES)
+    assert set(ranges) == {"first", "second"}
+
+
+def test_nothing_is_run_for_no_layers() -> None:
+    assert collect_ranges(network(), [], {}, SHAPES) == {}
