@@ -40,7 +40,7 @@ def test_a_budget_gives_a_faster_model_that_answers_nearly_the_same(faster: Comp
     assert plan.measured_ratio <= 1 / 1.5 * 1.02
     original = answer(tiny_path.read_bytes(), image())
     difference = np.abs(answer(faster.model, image()) - original).max()
-    assert difference <= 0.1 * np.abs(original).max()
+    assert difference <= 0.2 * np.abs(original).max()
 
 
 def test_names_types_and_shapes_stay(faster: Compressed, tiny_path: Path) -> None:

@@ -28,7 +28,7 @@ class CaptchaBoxes:
     name = "ddddocr det"
     metric = "box_f1"
     higher_is_better = True
-    speedups: tuple[float, ...] = (1.3, 1.6)
+    speedups: tuple[float, ...] = (1.6, 2.2)
     input_name = "images"
     input_shapes: Mapping[str, tuple[int, ...]] = {"images": (1, 3, SIDE, SIDE)}
     input_options: Mapping[str, Any] = {"low_high": (0.0, 255.0)}

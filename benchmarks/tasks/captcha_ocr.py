@@ -26,7 +26,7 @@ class CaptchaOcr:
     name = "ddddocr common"
     metric = "accuracy"
     higher_is_better = True
-    speedups: tuple[float, ...] = (1.2, 1.35, 1.5)
+    speedups: tuple[float, ...] = (1.35, 1.5, 2.0)
     input_name = "input1"
     input_shapes: Mapping[str, tuple[int, ...]] = {"input1": (1, 1, HEIGHT, 160)}
     input_options: Mapping[str, Any] = {"low_high": (0.0, 1.0)}

@@ -22,7 +22,7 @@ class NsfwMargin:
     name = "open-nsfw"
     metric = "margin_rmse"
     higher_is_better = False
-    speedups: tuple[float, ...] = (1.15, 1.3)
+    speedups: tuple[float, ...] = (1.3, 2.0)
     input_name = "input:0"
     input_shapes: Mapping[str, tuple[int, ...]] = {"input:0": (1, 224, 224, 3)}
     input_options: Mapping[str, Any] = {"mean": MEAN_BGR.tolist()}

@@ -24,7 +24,7 @@ class SaliencyMask:
     name = "u2netp"
     metric = "mask_iou"
     higher_is_better = True
-    speedups: tuple[float, ...] = (1.6, 2.2)
+    speedups: tuple[float, ...] = (2.2, 2.8)
     input_name = "input.1"
     input_shapes: Mapping[str, tuple[int, ...]] = {"input.1": (1, 3, SIDE, SIDE)}
     input_options: Mapping[str, Any] = {"mean": MEAN_RGB.tolist(), "std": STD_RGB.tolist()}

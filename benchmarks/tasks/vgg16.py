@@ -23,7 +23,7 @@ class Vgg16Speed:
     name = "VGG16"
     metric = ""
     higher_is_better = True
-    speedups: tuple[float, ...] = (2.0, 3.0)
+    speedups: tuple[float, ...] = (3.0, 4.5)
     input_name = "image"
     input_shapes: Mapping[str, tuple[int, ...]] = {"image": (1, 3, 224, 224)}
     input_options: Mapping[str, Any] = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
