@@ -209,16 +209,15 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """In what integers the one factor of a layer is computed.
+    """In what integers the factors of a layer are computed.
 
     Attributes:
-        weight_scales: ``[out]``; weights are integers times these.
-        source, target: of the layer's input and output; None where they are found anew in every run.
+        weight_scales: for each factor ``[out]``; its weights are integers times these.
+        grids: of the layer's input and of what each factor writes; empty where they are found anew in every run.
     """
 
-    weight_scales: FloatArray
-    source: Affine | None = None
-    target: Affine | None = None
+    weight_scales: tuple[FloatArray, ...]
+    grids: tuple[Affine, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +234,7 @@ class Factorization:
     details: dict[str, str] = field(default_factory=dict)
     """What a scheme wants to say of itself, for example the orientation that ``spatial`` took."""
     quantization: Quantization | None = None
-    """Of the one factor, where it is to be computed in integers."""
+    """Where the factors are to be computed in integers."""
 
     @property
     def chain(self) -> tuple[FactorShape, ...]:

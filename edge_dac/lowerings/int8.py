@@ -1,4 +1,4 @@
-"""A factorization of ``int8`` in ONNX's own integer operators.
+"""A quantized factorization in ONNX's own integer operators.
 
 A convolution reads and writes 8-bit maps: ``QuantizeLinear``, ``QLinearConv``, ``DequantizeLinear``; between two such layers
 ``graph.quantizers`` takes the last and the first away. A matrix product takes the range of its input from each run
@@ -8,22 +8,40 @@ A convolution reads and writes 8-bit maps: ``QuantizeLinear``, ``QLinearConv``, 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
-from edge_dac.convolution import Affine, ConvLayer, Factorization, FactorShape, FloatArray, Quantization, Refusal
+from edge_dac.convolution import (
+    Affine,
+    ConvLayer,
+    Factor,
+    Factorization,
+    FactorShape,
+    FloatArray,
+    Quantization,
+    Reason,
+    Refusal,
+)
 from edge_dac.errors import UsageError
 from edge_dac.lowerings.lowering import LoweredLayer
 from edge_dac.lowerings.writer import Writer, node_attributes
+from edge_dac.schemes.int8 import Int8
 
 
 class IntegerArithmetic:
-    """The one factor, computed in the integers of its quantization."""
+    """The factors, computed in the integers of their quantization."""
 
     name = "int8"
 
     def refuse(self, layer: ConvLayer, chain: tuple[FactorShape, ...]) -> Refusal | None:
-        """Applies to all that the scheme makes."""
-        return None
+        """Applies to chains of convolutions whose first factor keeps the layer's groups, and to a product alone."""
+        if layer.axes == 0 and len(chain) > 1:
+            return Refusal(
+                layer.name, Reason.UNSUPPORTED_DIMENSIONS, "a chain of matrix products has no grid between them"
+            )
+        if chain[0].attributes.groups != layer.attributes.groups:
+            return Refusal(layer.name, Reason.GROUPS, "depthwise factors in integers are not offered")
+        return Int8().refuse(layer)
 
     def lower(self, layer: ConvLayer, factorization: Factorization, input_name: str, output_name: str) -> LoweredLayer:
         """Write the factor.
@@ -35,47 +53,40 @@ class IntegerArithmetic:
         if quantization is None:
             raise UsageError(f"{layer.name}: int8: expected a quantized factorization, got {factorization.scheme!r}")
         writer = Writer(layer)
-        if quantization.source is None or quantization.target is None:
-            _write_product(writer, factorization, quantization, input_name, output_name)
+        if quantization.grids:
+            _write_convolutions(writer, factorization, quantization, input_name, output_name)
         else:
-            ends = (quantization.source, quantization.target)
-            _write_convolution(writer, factorization, quantization, ends, input_name, output_name)
+            _write_product(writer, factorization, quantization, input_name, output_name)
         return writer.finish()
 
 
-def _integers(factorization: Factorization, quantization: Quantization) -> FloatArray:
-    """``[out, in/groups, *kernel]``, int8."""
-    weight = factorization.factors[0].weight
-    scales = quantization.weight_scales.reshape(-1, *(1,) * (weight.ndim - 1))
-    integers: FloatArray = np.round(weight / scales).astype(np.int8)
-    return integers
+def _integers(factor: Factor, scales: FloatArray) -> npt.NDArray[np.int8]:
+    """``[out, in/groups, *kernel]``."""
+    columns = scales.reshape(-1, *(1,) * (factor.weight.ndim - 1))
+    return np.round(factor.weight / columns).astype(np.int8)
 
 
-def _write_convolution(
-    writer: Writer,
-    factorization: Factorization,
-    quantization: Quantization,
-    ends: tuple[Affine, Affine],
-    input_name: str,
-    output_name: str,
+def _write_convolutions(
+    writer: Writer, factorization: Factorization, quantization: Quantization, input_name: str, output_name: str
 ) -> None:
-    source, target = (_grid(writer, suffix, affine) for suffix, affine in zip(("source", "target"), ends, strict=True))
-    scales = quantization.weight_scales
-    weight = writer.values("weight", _integers(factorization, quantization))
-    weights = [
-        weight,
-        writer.values("weight/scale", scales),
-        writer.values("weight/zero", np.zeros(len(scales), np.int8)),
-    ]
-    factor = factorization.factors[0]
-    quantized = writer.node("QuantizeLinear", "quantize", [input_name, *source])
-    inputs = [quantized, *source, *weights, *target]
-    if factorization.bias is not None:
-        bias = np.round(factorization.bias / (scales.astype(np.float64) * np.float32(ends[0].scale)))
-        inputs.append(writer.values("bias", bias.astype(np.int32)))
-    attributes = node_attributes(factor.shape.kernel, factor.attributes)
-    convolved = writer.node("QLinearConv", "convolution", inputs, **attributes)
-    writer.node("DequantizeLinear", "dequantize", [convolved, *target], output_name)
+    grids = [_grid(writer, f"grid{index}", grid) for index, grid in enumerate(quantization.grids)]
+    current = writer.node("QuantizeLinear", "quantize", [input_name, *grids[0]])
+    last = len(factorization.factors) - 1
+    for index, (factor, scales) in enumerate(zip(factorization.factors, quantization.weight_scales, strict=True)):
+        name = f"factor{index}"
+        weights = [
+            writer.values(f"{name}/weight", _integers(factor, scales)),
+            writer.values(f"{name}/weight/scale", scales),
+            writer.values(f"{name}/weight/zero", np.zeros(len(scales), np.int8)),
+        ]
+        inputs = [current, *grids[index], *weights, *grids[index + 1]]
+        if index == last and factorization.bias is not None:
+            step = np.float32(quantization.grids[index].scale)
+            bias = np.round(factorization.bias / (scales.astype(np.float64) * step))
+            inputs.append(writer.values(f"{name}/bias", bias.astype(np.int32)))
+        attributes = node_attributes(factor.shape.kernel, factor.attributes)
+        current = writer.node("QLinearConv", name, inputs, **attributes)
+    writer.node("DequantizeLinear", "dequantize", [current, *grids[-1]], output_name)
 
 
 def _grid(writer: Writer, suffix: str, affine: Affine) -> list[str]:
@@ -89,13 +100,13 @@ def _grid(writer: Writer, suffix: str, affine: Affine) -> list[str]:
 def _write_product(
     writer: Writer, factorization: Factorization, quantization: Quantization, input_name: str, output_name: str
 ) -> None:
-    weight = _integers(factorization, quantization).T
+    (factor,), (scales,) = factorization.factors, quantization.weight_scales
     quantized, scale, zero = writer.quantize_dynamically("quantize", input_name)
-    matrix = writer.values("weight", np.ascontiguousarray(weight))
-    zeros = writer.values("weight/zero", np.zeros(len(quantization.weight_scales), np.int8))
+    matrix = writer.values("weight", np.ascontiguousarray(_integers(factor, scales).T))
+    zeros = writer.values("weight/zero", np.zeros(len(scales), np.int8))
     product = writer.node("MatMulInteger", "product", [quantized, matrix, zero, zeros])
     real = writer.node("Cast", "cast", [product], to=TensorProto.FLOAT)
-    steps = writer.node("Mul", "steps", [scale, writer.values("weight/scale", quantization.weight_scales)])
+    steps = writer.node("Mul", "steps", [scale, writer.values("weight/scale", scales)])
     if factorization.bias is None:
         writer.node("Mul", "scale", [real, steps], output_name)
     else:

@@ -36,7 +36,12 @@ class Candidate:
 
     @property
     def computes_integers(self) -> bool:
-        return SCHEMES[self.scheme].computes_integers
+        return self.lowering in INTEGER_LOWERINGS
+
+    @property
+    def function(self) -> tuple[str, Rank | None, bool]:
+        """What it computes: lowerings differ in speed only, but for integers."""
+        return self.scheme, self.rank, self.computes_integers
 
     @property
     def plainest(self) -> Candidate:
@@ -65,8 +70,14 @@ def macs_of(candidate: Candidate, layer: ConvLayer) -> int:
 def lowerings_for(layer: ConvLayer, candidate: Candidate) -> list[str]:
     """Names of the lowerings that apply to the candidate's scheme and rank in place of ``layer``."""
     chain = chain_of(candidate, layer)
-    lowerings = INTEGER_LOWERINGS if candidate.computes_integers else LOWERINGS
+    lowerings = INTEGER_LOWERINGS if SCHEMES[candidate.scheme].computes_integers else LOWERINGS
     return [name for name, lowering in lowerings.items() if lowering.refuse(layer, chain) is None]
+
+
+def integer_lowerings_for(layer: ConvLayer, candidate: Candidate) -> list[str]:
+    """Names of those that compute the candidate's factors in integers."""
+    chain = chain_of(candidate, layer)
+    return [name for name, lowering in INTEGER_LOWERINGS.items() if lowering.refuse(layer, chain) is None]
 
 
 def enumerate_candidates(
@@ -75,7 +86,8 @@ def enumerate_candidates(
     """All candidates of a layer, the original first.
 
     Args:
-        schemes: names of the schemes to consider; ``dense`` is always among them.
+        schemes: names of the schemes to consider; ``dense`` is always among them. With ``int8`` the others, too, may be
+            computed in integers.
         lowerings: names of the lowerings to consider, None for all.
         exact_only: no candidate that changes the function.
 
@@ -94,12 +106,13 @@ def enumerate_candidates(
         ranks: Sequence[Rank | None]
         ranks = [None] if name == "dense" else scheme.candidate_ranks(layer, fractions, RANK_MULTIPLE)
         for rank in ranks:
-            applicable = lowerings_for(layer, Candidate(name, rank, "direct"))
-            candidates.extend(
-                Candidate(name, rank, lowering)
-                for lowering in applicable
-                if lowerings is None or scheme.computes_integers or lowering in lowerings
-            )
+            candidate = Candidate(name, rank, "direct")
+            applicable = lowerings_for(layer, candidate)
+            if lowerings is not None and not scheme.computes_integers:
+                applicable = [lowering for lowering in applicable if lowering in lowerings]
+            if "int8" in schemes and name != "dense":
+                applicable += integer_lowerings_for(layer, candidate)
+            candidates.extend(Candidate(name, rank, lowering) for lowering in applicable)
     return list(dict.fromkeys(candidates))
 
 
@@ -116,12 +129,12 @@ def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorizatio
         pattern = random.uniform(0.5, 1.5, 4096).astype(np.float32) * np.float32(scale)
         pattern[::2] *= -1
         factors.append(Factor(np.resize(pattern, extents), shape.attributes))
-    quantization = _timing_quantization(layer) if candidate.computes_integers else None
+    quantization = _timing_quantization(factors, layer.axes > 0) if candidate.computes_integers else None
     rank = scheme_rank(candidate, layer)
     return Factorization(candidate.scheme, rank, tuple(factors), layer.bias, quantization=quantization)
 
 
-def _timing_quantization(layer: ConvLayer) -> Quantization:
+def _timing_quantization(factors: Sequence[Factor], has_grids: bool) -> Quantization:
     """The same for all layers, so that their maps stay in integers from one to the next as they do in a plan."""
-    grid = Affine(1.0, 0) if layer.axes else None
-    return Quantization(np.ones(layer.out_channels, np.float32), grid, grid)
+    scales = tuple(np.ones(len(factor.weight), np.float32) for factor in factors)
+    return Quantization(scales, (Affine(1.0, 0),) * (len(factors) + 1) if has_grids else ())

@@ -84,7 +84,8 @@ class FidelityTable:
 
 def _name(candidate: Candidate) -> str:
     """Lowerings of one factorization are equal in fidelity."""
-    return f"{candidate.scheme}|{candidate.rank}".replace(" ", "")
+    integers = "|integers" if candidate.computes_integers else ""
+    return f"{candidate.scheme}|{candidate.rank}{integers}".replace(" ", "")
 
 
 def _load(path: Path) -> dict[str, Any]:

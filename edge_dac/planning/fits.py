@@ -19,6 +19,7 @@ from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback
 from edge_dac.schemes import SCHEMES
 from edge_dac.schemes.error import LayerError
+from edge_dac.schemes.int8 import quantize
 from edge_dac.schemes.metric import shrunk_covariance, shrunk_probes
 from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, ProbedMoments
 from edge_dac.statistics.moments import collect_judging_moments, collect_moments, is_too_wide
@@ -60,6 +61,7 @@ def fit_layers(
     *,
     threads: int,
     progress: ProgressCallback,
+    weight_bits: int = 8,
     keep_all: bool = False,
 ) -> Iterator[tuple[str, dict[Candidate, Fit]]]:
     """Fit the wanted candidates to the statistics of the subject's samples.
@@ -69,6 +71,7 @@ def fit_layers(
 
     Args:
         wanted: by layer name, candidates with their predicted milliseconds.
+        weight_bits: of factors that are computed in integers.
         keep_all: fit every candidate.
 
     Yields:
@@ -93,7 +96,8 @@ def fit_layers(
     for name, moments, held_out_moments in _aligned(fitting, held_out, list(by_name)):
         progress(Progress("fit", list(by_name).index(name) / len(layers), name))
         moments = replace(moments, ranges=ranges.get(name))
-        fits = _fit_layer(by_name[name], wanted[name], moments, held_out_moments, keep_all=keep_all)
+        fitting_layer = _LayerFitting(by_name[name], wanted[name], moments, held_out_moments, weight_bits, keep_all)
+        fits = fitting_layer.run()
         del moments, held_out_moments
         yield name, fits
     for layer in layers:
@@ -123,39 +127,61 @@ def _aligned(
             second = next(right, None)
 
 
-def _fit_layer(
-    layer: ConvLayer, wanted: Mapping[Candidate, float], moments: Moments, held_out: JudgingMoments, *, keep_all: bool
-) -> dict[Candidate, Fit]:
-    """Fits of the candidates that none beats.
+class _LayerFitting:
+    """Fits of one layer's candidates that none beats; integers and others each among themselves."""
 
-    Ranks of a scheme are tried from coarse to fine. Its error falls with the rank, so one that lies below a rank already
-    tried, and whose error at that rank a faster candidate reaches, cannot win and is not fitted.
-    """
-    shrinkage = DEFAULT_SHRINKAGE if layer.axes else PRODUCT_SHRINKAGE
-    seen = LayerError(layer, held_out)
-    cautious = LayerError(layer, _shrunk(held_out, UNSEEN_SHARE if layer.axes else JUDGED_SHRINKAGE))
-    fitted: dict[Candidate, Fit] = {}
-    for scheme, curve in _by_scheme(layer, (c for c in wanted if not c.computes_integers)).items():
-        decomposition = SCHEMES[scheme].decompose(layer, moments, shrinkage)
+    def __init__(
+        self,
+        layer: ConvLayer,
+        wanted: Mapping[Candidate, float],
+        moments: Moments,
+        held_out: JudgingMoments,
+        weight_bits: int,
+        keep_all: bool,
+    ) -> None:
+        self._layer, self._wanted, self._moments = layer, wanted, moments
+        self._weight_bits, self._keep_all = weight_bits, keep_all
+        self._seen = LayerError(layer, held_out)
+        self._cautious = LayerError(layer, _shrunk(held_out, UNSEEN_SHARE if layer.axes else JUDGED_SHRINKAGE))
+
+    def run(self) -> dict[Candidate, Fit]:
+        """By candidate."""
+        shrinkage = DEFAULT_SHRINKAGE if self._layer.axes else PRODUCT_SHRINKAGE
+        has_grids = self._moments.ranges is not None or not self._layer.axes
+        real: dict[Candidate, Fit] = {}
+        integers: dict[Candidate, Fit] = {}
+        for scheme, curve in _by_scheme(self._layer, self._wanted).items():
+            if SCHEMES[scheme].computes_integers and not has_grids:
+                continue
+            decomposition = SCHEMES[scheme].decompose(self._layer, self._moments, shrinkage)
+            self._follow([c for c in curve if not c.computes_integers], decomposition, real)
+            if has_grids:
+                self._follow([c for c in curve if c.computes_integers], decomposition, integers)
+            del decomposition  # It holds a covariance; the next one makes its own.
+            if not self._keep_all:
+                real, integers = (_undominated(fits, self._wanted) for fits in (real, integers))
+        return real | integers
+
+    def _follow(self, curve: Sequence[Candidate], decomposition: Decomposition, fitted: dict[Candidate, Fit]) -> None:
+        """Fit the ranks of a scheme, from coarse to fine.
+
+        The error falls with the rank, so a rank that lies below one already tried, and whose error at that one a faster
+        candidate reaches, cannot win and is not fitted.
+        """
         tried: dict[int, float] = {}
         for index in _coarse_to_fine(len(curve)):
             candidate = curve[index]
             above = [error for other, error in tried.items() if other > index]
             at_best = SLACK * max(above, default=0.0)
-            beaten = (f.error <= at_best and wanted[c] <= wanted[candidate] for c, f in fitted.items())
-            if not keep_all and any(beaten):
+            latency_ms = self._wanted[candidate]
+            beaten = (fit.error <= at_best and self._wanted[c] <= latency_ms for c, fit in fitted.items())
+            if not self._keep_all and any(beaten):
                 continue
-            factorization = decomposition.at(scheme_rank(candidate, layer))
-            fitted[candidate] = Fit(factorization, cautious.of(factorization), seen.of(factorization))
+            factorization = decomposition.at(scheme_rank(candidate, self._layer))
+            if candidate.computes_integers and factorization.quantization is None:
+                factorization = quantize(self._layer, factorization, self._moments, self._weight_bits)
+            fitted[candidate] = Fit(factorization, self._cautious.of(factorization), self._seen.of(factorization))
             tried[index] = fitted[candidate].error
-        del decomposition  # It holds a covariance; the next one makes its own.
-        fitted = fitted if keep_all else _undominated(fitted, wanted)
-    # Integers stand beside the others and beat none: they save no multiply-accumulates.
-    for candidate in wanted:
-        if candidate.computes_integers and (moments.ranges is not None or not layer.axes):
-            factorization = SCHEMES[candidate.scheme].factorize(layer, scheme_rank(candidate, layer), moments)
-            fitted[candidate] = Fit(factorization, cautious.of(factorization), seen.of(factorization))
-    return fitted
 
 
 def _fit_weights(layer: ConvLayer, wanted: Iterable[Candidate]) -> dict[Candidate, Fit]:

@@ -68,7 +68,7 @@ class GatedModel:
             initializers = [onnx.helper.make_tensor(gate, onnx.TensorProto.BOOL, [], [False])]
             for kind, content in (("then_branch", factorization), ("else_branch", _dense(layer))):
                 prefixed = f"{layer.name}/{kind}"
-                name = "direct" if content.quantization is None else content.scheme
+                name = "direct" if content.quantization is None else "int8"
                 lowered = lowering_of(name).lower(layer, content, input_name, prefixed)
                 rename = {tensor.name: f"{prefixed}/{tensor.name}" for tensor in lowered.initializers}
                 rename |= {o: f"{prefixed}/{o}" for node in lowered.nodes for o in node.output if o != prefixed}

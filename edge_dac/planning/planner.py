@@ -111,7 +111,7 @@ class Planner:
     subject: Subject
     settings: PlannerSettings
     progress: ProgressCallback = ignore_progress
-    _factors: dict[str, dict[tuple[str, object], Factorization]] = field(default_factory=dict)
+    _factors: dict[str, dict[object, Factorization]] = field(default_factory=dict)
     _held: dict[str, Option] = field(default_factory=dict)
     _correction: LatencyCorrection = field(default_factory=LatencyCorrection)
 
@@ -270,7 +270,7 @@ class Planner:
 
     def _enumerate(self, layer: ConvLayer, *, exact_only: bool) -> list[Candidate]:
         candidates = enumerate_candidates(layer, self.settings.schemes, self.settings.lowerings, exact_only=exact_only)
-        return [c for c in candidates if not c.computes_integers or c.rank == self.profile.int8_weight_bits]
+        return [c for c in candidates if c.scheme != "int8" or c.rank == self.profile.int8_weight_bits]
 
     def _exact_option(self, layer: ConvLayer, candidate: Candidate) -> Option | None:
         latency_ms = self.estimator.latency_ms(layer, candidate)
@@ -279,12 +279,12 @@ class Planner:
     def _promising(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
         """Approximate candidates faster than the fastest exact one, each in its fastest lowering only."""
         bar = min(option.latency_ms for option in self._exact_options[layer.name])
-        fastest: dict[tuple[str, object], tuple[float, Candidate]] = {}
+        fastest: dict[object, tuple[float, Candidate]] = {}
         for candidate in candidates:
             latency_ms = None if candidate.is_exact else self.estimator.latency_ms(layer, candidate)
             if latency_ms is None or latency_ms >= bar:
                 continue
-            key = (candidate.scheme, candidate.rank)
+            key = candidate.function
             if key not in fastest or latency_ms < fastest[key][0]:
                 fastest[key] = (latency_ms, candidate)
         return {candidate: latency_ms for latency_ms, candidate in fastest.values()}
@@ -293,15 +293,22 @@ class Planner:
         self, wanted: Mapping[str, Mapping[Candidate, float]], *, keep_all: bool = False
     ) -> Iterator[tuple[str, dict[Candidate, Fit]]]:
         """:func:`fit_layers`; the factors are kept for building."""
-        threads = self.settings.work_threads
-        for name, fits in fit_layers(self.subject, wanted, threads=threads, progress=self.progress, keep_all=keep_all):
+        fitting = fit_layers(
+            self.subject,
+            wanted,
+            threads=self.settings.work_threads,
+            progress=self.progress,
+            weight_bits=self.profile.int8_weight_bits,
+            keep_all=keep_all,
+        )
+        for name, fits in fitting:
             self.remember(name, fits)
             yield name, fits
 
     def remember(self, name: str, fits: Mapping[Candidate, Fit]) -> None:
         """Keep the factors of fitted candidates for building."""
         stored = self._factors.setdefault(name, {})
-        stored.update({(c.scheme, c.rank): fit.factorization for c, fit in fits.items()})
+        stored.update({c.function: fit.factorization for c, fit in fits.items()})
 
     def predicted_ratio(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, with the correction learned from measured ones."""
@@ -322,11 +329,10 @@ class Planner:
 
     def _chosen(self, name: str, candidate: Candidate) -> tuple[Candidate, Factorization]:
         stored = self._factors.setdefault(name, {})
-        key = (candidate.scheme, candidate.rank)
-        if key not in stored:
+        if candidate.function not in stored:
             layer = self.layers[name]
-            stored[key] = SCHEMES[candidate.scheme].factorize(layer, scheme_rank(candidate, layer))
-        return candidate, stored[key]
+            stored[candidate.function] = SCHEMES[candidate.scheme].factorize(layer, scheme_rank(candidate, layer))
+        return candidate, stored[candidate.function]
 
     def _fit_missing(self, selections: Sequence[Mapping[str, Option]]) -> None:
         """Fit what the selections choose and only the table knew."""
@@ -335,7 +341,7 @@ class Planner:
             for name, option in selection.items():
                 candidate = option.candidate
                 known = self._factors.get(name, {})
-                if not candidate.is_exact and (candidate.scheme, candidate.rank) not in known:
+                if not candidate.is_exact and candidate.function not in known:
                     missing.setdefault(name, {})[candidate] = option.latency_ms
         for _ in self.fit(missing, keep_all=True):
             pass

@@ -143,19 +143,30 @@ class Prober:
     ) -> None:
         """Measure the candidates of every layer (by layer name) until all are known or the time is over."""
         deadline = time.monotonic() + time_budget_s
-        self._measure_integers(candidates)
+        self._measure_whole_kernels(candidates)
         middle = {name: _middle_ranks(entries) for name, entries in candidates.items()}
-        self._measure(middle, deadline, lambda done: progress(Progress("probe", done / 2, "latency of schemes")))
+        self._measure_kinds(middle, deadline, lambda done: progress(Progress("probe", done / 2, "latency of schemes")))
         ends = {name: self._surviving_ends(self._layers[name], entries) for name, entries in candidates.items()}
-        self._measure(ends, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "latency of ranks")))
+        self._measure_kinds(
+            ends, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "latency of ranks"))
+        )
         self._table.save()
 
-    def _measure_integers(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
-        """Integer candidates of all layers in one probe: what they take depends on their neighbours."""
-        assignment = {name: c for name, entries in candidates.items() for c in entries if c.computes_integers}
-        known = [self._table.get(self._key(layer_signature(self._layers[n]), c)) for n, c in assignment.items()]
+    def _measure_whole_kernels(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
+        """Whole kernels in integers, all layers in one probe: what they take depends on their neighbours."""
+        everywhere = _whole_kernels(candidates)
+        known = [self._table.get(self._key(layer_signature(self._layers[n]), c)) for n, c in everywhere.items()]
         if None in known:
-            self._run([assignment])
+            self._run([everywhere])
+
+    def _measure_kinds(
+        self, wanted: Mapping[str, Sequence[Candidate]], deadline: float, report: Callable[[float], None]
+    ) -> None:
+        """Candidates in real numbers among untouched layers, those in integers among layers in integers."""
+        for half, kind in enumerate((False, True)):
+            chosen = {name: [c for c in entries if c.computes_integers is kind] for name, entries in wanted.items()}
+            around = _whole_kernels(wanted) if kind else {}
+            self._measure(chosen, deadline, lambda done, half=half: report((half + done) / 2), around)  # type: ignore[misc]
 
     def _key(self, signature: str, candidate: Candidate) -> str:
         return candidate_key(signature, candidate.scheme, candidate.rank, candidate.lowering, self._threads)
@@ -172,7 +183,11 @@ class Prober:
         return [c for c in _end_ranks(candidates) if (c.scheme, c.lowering) in kept]
 
     def _measure(
-        self, wanted: Mapping[str, Sequence[Candidate]], deadline: float, report: Callable[[float], None]
+        self,
+        wanted: Mapping[str, Sequence[Candidate]],
+        deadline: float,
+        report: Callable[[float], None],
+        around: Mapping[str, Candidate],
     ) -> None:
         queues: dict[str, deque[Candidate]] = {}
         members: dict[str, list[ConvLayer]] = {}
@@ -187,7 +202,7 @@ class Prober:
         total = sum(map(len, queues.values()))
         while any(queues.values()) and time.monotonic() < deadline:
             assignments = [self._next_assignment(queues, members) for _ in range(self._batch)]
-            self._run([assignment for assignment in assignments if assignment])
+            self._run([assignment for assignment in assignments if assignment], around)
             report(1.0 - sum(map(len, queues.values())) / max(total, 1))
 
     def _next_assignment(
@@ -201,14 +216,17 @@ class Prober:
                 assignment[layer.name] = queue.popleft()
         return assignment
 
-    def _run(self, assignments: Sequence[Mapping[str, Candidate]]) -> None:
+    def _run(
+        self, assignments: Sequence[Mapping[str, Candidate]], around: Mapping[str, Candidate] | None = None
+    ) -> None:
+        """Measure the assignments; the layers that they leave free take what is ``around``."""
         owners: list[Attribution] = []
 
         def models() -> Iterator[AnyModel]:
             # One at a time: with Winograd's kernels a probe can be several times the size of the model.
             yield self._model
             for assignment in assignments:
-                proto = self._probe_model(assignment)
+                proto = self._probe_model({**(around or {}), **assignment})
                 owners.append(Attribution(proto, self._layers))
                 detached = detach(proto)
                 del proto
@@ -255,6 +273,11 @@ def _activation_bytes(layer: ConvLayer) -> int:
     sizes = ((layer.in_channels, layer.input_size), (layer.out_channels, layer.output_size))
     values = sum(channels * math.prod(extent or 1 for extent in size) for channels, size in sizes)
     return 4 * values * layer.batch * layer.positions
+
+
+def _whole_kernels(candidates: Mapping[str, Sequence[Candidate]]) -> dict[str, Candidate]:
+    """The candidate of scheme ``int8`` of every layer that has one."""
+    return {name: c for name, entries in candidates.items() for c in entries if c.scheme == "int8"}
 
 
 def _by_curve(candidates: Sequence[Candidate]) -> dict[tuple[str, str], list[Candidate]]:

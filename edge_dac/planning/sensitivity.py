@@ -21,8 +21,8 @@ from edge_dac.statistics.output_error import comparable_tensors, output_error
 
 LayerFits = Mapping[str, Mapping[Candidate, Fit]]
 MOST_LEVELS = 6
-INTEGER_SHARE = 0.25
-"""Of the runs, for layers in integers: one candidate each."""
+INTEGER_SHARE = 0.5
+"""Of the runs, for layers in integers."""
 TINY = 1e-12
 
 

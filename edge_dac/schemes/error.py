@@ -72,12 +72,15 @@ def with_corrected_bias(layer: ConvLayer, factorization: Factorization, moments:
 
 
 def _rounding_noise(layer: ConvLayer, factorization: Factorization) -> float:
-    """Mean squared error of the output from rounding input and output, summed over channels."""
+    """Mean squared error of the output from rounding what each factor reads and the last writes, summed over channels."""
     quantization = factorization.quantization
-    if quantization is None or quantization.source is None or quantization.target is None:
+    if quantization is None or not quantization.grids:
         return 0.0
-    energy = sum(float(np.vdot(row, row)) for row in layer.weight.reshape(layer.out_channels, -1))
-    return (quantization.source.scale**2 * energy + quantization.target.scale**2 * layer.out_channels) / 12
+    total = quantization.grids[-1].scale ** 2 * layer.out_channels
+    for index, grid in enumerate(quantization.grids[:-1]):
+        rest = compose(replace(factorization, factors=factorization.factors[index:]))
+        total += grid.scale**2 * sum(float(np.vdot(row, row)) for row in rest.reshape(len(rest), -1))
+    return total / 12
 
 
 def _by_group(layer: ConvLayer, kernel: FloatArray) -> FloatArray:

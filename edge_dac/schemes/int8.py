@@ -8,7 +8,7 @@ dot products each takes a quarter of the time. No low-rank structure is needed, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,13 +25,23 @@ from edge_dac.convolution import (
     Refusal,
 )
 from edge_dac.errors import UsageError
-from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Ranges, Scheme
+from edge_dac.schemes.composition import compose
+from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme
 
 OLDEST_CONVOLUTION_OPSET, OLDEST_PRODUCT_OPSET = 10, 11
 """``QLinearConv`` and ``DynamicQuantizeLinear`` exist since these."""
 
 LARGEST_BIAS = 2.0**30
 """A bias is added as a 32-bit integer; what it is added to needs the rest."""
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**30
+
+REACH = 12.0
+"""Standard deviations that a grid between two factors reaches: features are sparse, with long tails. A step is a tenth of
+one, and its noise less than a thousandth of the variance."""
+
+FARTHEST_MEAN = 8.0
+"""A channel between two factors that hardly varies is scaled by its mean instead."""
 
 
 class Int8(Scheme):
@@ -77,35 +87,98 @@ class Int8(Scheme):
         Raises:
             UsageError: a convolution's ranges are not known.
         """
-        if layer.axes == 0:
-            return _Rounding(layer, None)
-        ranges = None if moments is None else moments.ranges
-        if ranges is None:
+        if layer.axes and (moments is None or moments.ranges is None):
             raise UsageError(f"{layer.name}: int8: expected the ranges of its input and output, got none")
-        return _Rounding(layer, ranges)
+        return _Rounding(layer, moments)
 
 
 @dataclass(frozen=True, eq=False)
 class _Rounding(Decomposition):
     layer: ConvLayer
-    ranges: Ranges | None
+    moments: Moments | None
 
     def at(self, rank: Rank) -> Factorization:
         Int8().check_rank(self.layer, rank)
-        source = None if self.ranges is None else Affine.covering(*self.ranges.source)
-        target = None if self.ranges is None else Affine.covering(*self.ranges.target)
-        scales = _weight_scales(self.layer, int(np.max(rank)), source)
-        columns = scales.reshape(-1, *(1,) * (self.layer.weight.ndim - 1))
-        rounded = np.round(self.layer.weight / columns) * columns
-        factors = (Factor(rounded, self.layer.attributes),)
-        quantization = Quantization(scales, source, target)
-        return Factorization("int8", rank, factors, self.layer.bias, quantization=quantization)
+        dense = Factorization("int8", rank, (Factor(self.layer.weight, self.layer.attributes),), self.layer.bias)
+        return quantize(self.layer, dense, self.moments, int(np.max(rank)))
 
 
-def _weight_scales(layer: ConvLayer, bits: int, source: Affine | None) -> FloatArray:
-    """``[out]``, float32: the largest weight of each channel at the end of the grid, and the bias within 32 bits."""
-    largest = np.abs(layer.weight).reshape(layer.out_channels, -1).max(axis=1)
-    scales = np.maximum(largest / (2 ** (bits - 1) - 1), np.finfo(np.float32).tiny * 2**30)
-    if source is not None and layer.bias is not None:
-        scales = np.maximum(scales, np.abs(layer.bias) / (source.scale * LARGEST_BIAS))
-    return np.asarray(scales, np.float32)
+def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | None, bits: int) -> Factorization:
+    """A factorization of ``layer`` with rounded weights, to be computed in integers.
+
+    What stands between two factors has channels of very different variance (principal components, say). Each is scaled to
+    variance 1, which changes nothing, so that one grid serves all, from :data:`REACH` deviations below the means to as many
+    above.
+
+    Args:
+        factorization: its first factor has the layer's groups.
+        moments: with ranges; None for a matrix product, whose grids are found anew in every run.
+        bits: of a weight.
+
+    Raises:
+        UsageError: a convolution's ranges are not known.
+    """
+    if layer.axes == 0:
+        pairs = [_rounded(factor, None, None, bits) for factor in factorization.factors]
+        return _with(factorization, pairs, ())
+    if moments is None or moments.ranges is None:
+        raise UsageError(f"{layer.name}: int8: expected the ranges of its input and output, got none")
+    factors = list(factorization.factors)
+    last = len(factors) - 1
+    grids = [Affine.covering(*moments.ranges.source)]
+    for index in range(last):
+        factors[index], factors[index + 1], grid = _normalized(layer, factors[: index + 2], moments)
+        grids.append(grid)
+    biases = [None] * last + [factorization.bias]
+    pairs = [_rounded(f, bias, grid, bits) for f, bias, grid in zip(factors, biases, grids, strict=True)]
+    return _with(factorization, pairs, (*grids, Affine.covering(*moments.ranges.target)))
+
+
+def _with(
+    factorization: Factorization, rounded: Sequence[tuple[Factor, FloatArray]], grids: tuple[Affine, ...]
+) -> Factorization:
+    quantization = Quantization(tuple(scales for _, scales in rounded), grids)
+    return replace(factorization, factors=tuple(factor for factor, _ in rounded), quantization=quantization)
+
+
+def _normalized(layer: ConvLayer, factors: list[Factor], moments: Moments) -> tuple[Factor, Factor, Affine]:
+    """The last two of the factors so far, with channels of variance 1 between them, and a grid for those."""
+    before, after = factors[-2:]
+    prefix = compose(Factorization("prefix", 1, tuple(factors[:-1]), None))
+    groups = layer.attributes.groups
+    kernels = _centred(prefix, layer.kernel).reshape(groups, len(prefix) // groups, -1)
+    means = (kernels @ moments.mean[..., None]).ravel()
+    variances = np.maximum(((kernels @ moments.covariance) * kernels).sum(axis=-1).ravel(), 0)
+    spreads = np.maximum(np.sqrt(variances), np.abs(means) / FARTHEST_MEAN)
+    spreads = np.maximum(spreads, np.maximum(1e-6 * spreads.max(), SMALLEST_SCALE))
+    means = means / spreads
+    weight = after.weight.reshape(after.attributes.groups, -1, *after.weight.shape[1:])
+    columns = spreads.reshape(len(weight), 1, -1, *(1,) * layer.axes)
+    rows = spreads.reshape(-1, *(1,) * (before.weight.ndim - 1))
+    dtype = before.weight.dtype
+    return (
+        replace(before, weight=(before.weight / rows).astype(dtype)),
+        replace(after, weight=(weight * columns).reshape(after.weight.shape).astype(dtype)),
+        Affine.covering(float(means.min()) - REACH, float(means.max()) + REACH),
+    )
+
+
+def _centred(weight: FloatArray, kernel: tuple[int, ...]) -> FloatArray:
+    """``weight`` in the middle of a kernel of zeros of another size."""
+    result = np.zeros((*weight.shape[:2], *kernel), weight.dtype)
+    begins = [(large - small) // 2 for large, small in zip(kernel, weight.shape[2:], strict=True)]
+    places = (slice(begin, begin + extent) for begin, extent in zip(begins, weight.shape[2:], strict=True))
+    result[(slice(None), slice(None), *places)] = weight
+    return result
+
+
+def _rounded(factor: Factor, bias: FloatArray | None, source: Affine | None, bits: int) -> tuple[Factor, FloatArray]:
+    """The factor on its grid, and the scales ``[out]`` of that: the largest weight at its end, the bias within 32 bits."""
+    weight = factor.weight
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    scales: FloatArray = np.maximum(largest / (2 ** (bits - 1) - 1), SMALLEST_SCALE)
+    if source is not None and bias is not None:
+        scales = np.maximum(scales, np.abs(bias) / (source.scale * LARGEST_BIAS))
+    scales = np.asarray(scales, np.float32)
+    columns = scales.reshape(-1, *(1,) * (weight.ndim - 1))
+    return replace(factor, weight=np.round(weight / columns) * columns), scales

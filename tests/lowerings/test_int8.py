@@ -14,6 +14,7 @@ from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorizatio
 from edge_dac.errors import UsageError
 from edge_dac.lowerings import INTEGER_LOWERINGS, LOWERINGS
 from edge_dac.schemes import SCHEMES
+from edge_dac.schemes.int8 import quantize
 from edge_dac.schemes.scheme import Moments, Ranges
 
 LOWERING = INTEGER_LOWERINGS["int8"]
@@ -40,9 +41,7 @@ def test_a_convolution_in_integers_is_within_a_step_of_the_rounded_one(layer: Co
     ranges = Ranges((-2.0, 3.0), (-reach, reach))
     made = SCHEMES["int8"].factorize(layer, 7, Moments(np.zeros((1, 1)), np.zeros((1, 1, 1)), 1, ranges))
     assert made.quantization is not None
-    source, target = made.quantization.source, made.quantization.target
-    assert source is not None
-    assert target is not None
+    source, target = made.quantization.grids
     step = np.float32(source.scale)
     rounded = (np.clip(np.round(x / step) + source.zero_point, 0, 255) - source.zero_point).astype(np.float32) * step
     plain = replace(layer, name="plain")
@@ -52,6 +51,33 @@ def test_a_convolution_in_integers_is_within_a_step_of_the_rounded_one(layer: Co
     lowered = LOWERING.lower(layer, made, "x", "answer")
     (answer,) = run_nodes(lowered.nodes, lowered.initializers, x, ["answer"], layer.opset)
     assert np.abs(answer - expected).max() <= target.scale * 0.51 + 1e-3 * reach / 100
+
+
+@settings(max_examples=100, deadline=None)
+@given(layer=convolutions(), seed=st.integers(0, 1000), data=st.data())
+def test_a_chain_in_integers_is_near_its_factors(layer: ConvLayer, seed: int, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(("spatial_vh", "spatial_hv", "channel", "tucker")))
+    scheme = SCHEMES[name]
+    if scheme.refuse(layer) is not None:
+        return
+    rank = data.draw(st.sampled_from(list(scheme.ranks(layer))))
+    x = np.random.default_rng(seed).uniform(-2, 3, (1, layer.in_channels, *layer.input_size)).astype(np.float32)
+    groups, size = layer.attributes.groups, layer.weight[0].size
+    dense = Factorization("dense", 1, (Factor(layer.weight, layer.attributes),), layer.bias)
+    plain = LOWERINGS["direct"].lower(replace(layer, name="plain"), dense, "x", "expected")
+    (output,) = run_nodes(plain.nodes, plain.initializers, x, ["expected"], layer.opset)
+    reach = float(np.abs(output).max()) * 2 + 1
+    covariance = np.tile(np.eye(size) * 25 / 12, (groups, 1, 1))
+    moments = Moments(np.full((groups, size), 0.5), covariance, 1000, Ranges((-2.0, 3.0), (-reach, reach)))
+    real = scheme.factorize(layer, rank, moments)
+    made = quantize(layer, real, moments, 8)
+    assert LOWERING.refuse(layer, made.chain) is None
+    reference = LOWERINGS["direct"].lower(replace(layer, name="plain"), real, "x", "expected")
+    (expected,) = run_nodes(reference.nodes, reference.initializers, x, ["expected"], layer.opset)
+    lowered = LOWERING.lower(layer, made, "x", "answer")
+    (answer,) = run_nodes(lowered.nodes, lowered.initializers, x, ["answer"], layer.opset)
+    bound = 0.03 * np.abs(layer.weight).reshape(len(layer.weight), -1).sum(axis=1).max() * 3
+    assert np.abs(answer - expected).max() <= bound + 2 * reach / 100
 
 
 @pytest.mark.parametrize(("operator", "bias"), [("MatMul", True), ("MatMul", False), ("Gemm", True)])

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_dac.convolution import Affine, ConvLayer, Factor, FloatArray, Reason
+from edge_dac.convolution import Affine, ConvLayer, Factor, FloatArray, Rank, Reason
 from edge_dac.errors import UsageError
 from edge_dac.schemes import SCHEMES
+from edge_dac.schemes.composition import compose
 from edge_dac.schemes.error import layer_error
+from edge_dac.schemes.int8 import quantize
 from edge_dac.schemes.scheme import Moments, Ranges
 
 INT8 = SCHEMES["int8"]
@@ -44,7 +46,7 @@ def test_weights_lie_on_the_grid_of_their_channel(make_layer: MakeLayer, bits: i
     layer = make_layer(8, 4, (3, 3), groups=groups)
     made = INT8.factorize(layer, bits, known(layer, (0, 1), (-3, 3)))
     assert made.quantization is not None
-    scales = made.quantization.weight_scales.reshape(-1, 1, 1, 1)
+    scales = made.quantization.weight_scales[0].reshape(-1, 1, 1, 1)
     integers = made.factors[0].weight / scales
     np.testing.assert_allclose(integers, np.round(integers), atol=1e-5)
     assert np.abs(integers).max() <= 2 ** (bits - 1) - 1 + 1e-5
@@ -56,8 +58,7 @@ def test_a_channel_without_weights_keeps_its_bias(make_layer: MakeLayer) -> None
     layer.weight[2] = 0.0
     made = INT8.factorize(layer, 8, known(layer, (0, 1), (-3, 3)))
     assert made.quantization is not None
-    assert made.quantization.source is not None
-    steps = layer.bias / (made.quantization.weight_scales * made.quantization.source.scale)
+    steps = layer.bias / (made.quantization.weight_scales[0] * made.quantization.grids[0].scale)
     assert np.all(np.abs(steps) <= 2**30 * (1 + 1e-6))
     assert np.all(made.factors[0].weight[2] == 0.0)
 
@@ -70,13 +71,36 @@ def test_the_error_is_what_rounding_does(make_layer: MakeLayer, convolve: Callab
     moments = known(layer, (-3.0, 3.0), (-reach, reach))
     made = INT8.factorize(layer, 8, moments)
     assert made.quantization is not None
-    source, target = made.quantization.source, made.quantization.target
-    assert source is not None
-    assert target is not None
+    source, target = made.quantization.grids
     rounded = np.round(image / source.scale) * source.scale
     answer = np.round(convolve(rounded, made.factors[0]) / target.scale) * target.scale
     seen = float(np.square(answer - output).mean() / np.square(output).mean())
     assert layer_error(layer, made, moments) == pytest.approx(seen, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"), [("spatial_vh", 5), ("spatial_hv", 4), ("channel", 6), ("tucker", (4, 5)), ("channel", 24)]
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_between_factors_are_scaled_to_one_variance(
+    make_layer: MakeLayer, name: str, rank: Rank, groups: int
+) -> None:
+    layer = make_layer(24 * groups, 8 * groups, (3, 3), groups=groups)
+    rng = np.random.default_rng(2)
+    roots = rng.standard_normal((groups, 72, 72)) * np.geomspace(1, 1e-3, 72)
+    covariance = roots @ roots.swapaxes(1, 2)
+    moments = Moments(rng.standard_normal((groups, 72)), covariance, 1000, Ranges((-9, 9), (-90, 90)))
+    real = SCHEMES[name].factorize(layer, rank, moments)
+    made = quantize(layer, real, moments, 8)
+    assert made.quantization is not None
+    assert len(made.quantization.grids) == len(made.factors) + 1
+    # Rounding alone moves the kernel: each entry of a factor by at most half a step.
+    np.testing.assert_allclose(compose(made), compose(real), atol=0.05 * np.abs(compose(real)).max())
+    assert layer_error(layer, made, moments) <= layer_error(layer, real, moments) + 5e-3
+    if name == "channel":
+        kernels = made.factors[0].weight.reshape(groups, -1, 72)
+        variances = ((kernels @ covariance) * kernels).sum(axis=-1)
+        assert variances.max() == pytest.approx(1.0, rel=0.05)
 
 
 def test_a_convolution_without_ranges_is_a_usage_error(make_layer: MakeLayer) -> None:
