@@ -7,13 +7,20 @@ A replaced layer ends in a ``DequantizeLinear`` and the next begins with a ``Qua
 2. ``MaxPool`` changes places with the ``DequantizeLinear`` before it, where only equal quantizers read it.
 3. Equal quantizers of one tensor become one, and one that undoes a ``DequantizeLinear`` goes, which goes too when nothing
    else reads it.
+
+And one thing so that ONNX Runtime leaves the other layers alone: a ``Conv``, ``ConvTranspose`` or ``Gemm`` between a
+``DequantizeLinear`` and a ``QuantizeLinear`` it takes for an oversight, rounds its weights to one grid for all channels (its
+``WeightBiasQuantization``), and fails where the operator set has no ``Round``. Before such a reader the map is brought back by
+``Cast``, ``Sub`` and ``Mul``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from edge_dac.graph.scopes import (
     Scope,
@@ -26,6 +33,10 @@ from edge_dac.graph.scopes import (
     value_names,
     walk,
 )
+
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_MOVERS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
+"""ONNX Runtime moves a ``DequantizeLinear`` past these."""
 
 POOLING_SINCE_OPSET = 12
 """``MaxPool`` takes 8-bit maps since this operator set."""
@@ -59,6 +70,7 @@ def merge_quantizers(model: onnx.ModelProto, tensors: Set[str]) -> None:
         if default_opset(model) >= POOLING_SINCE_OPSET:
             _sink_through_pooling(scope, names)
         _join(scope)
+        _spell_out(scope, names)
 
 
 def _kind(node: onnx.NodeProto) -> str:
@@ -174,3 +186,43 @@ def _join(scope: Scope) -> None:
         node.input[:] = [same_as.get(name, name) for name in node.input]
     uses = count_uses(scope.graph)
     _remove(scope, [n for n in scope.graph.node if _kind(n) == "DequantizeLinear" and not uses[n.output[0]]])
+
+
+def _spell_out(scope: Scope, names: set[str]) -> None:
+    """Other words for every ``DequantizeLinear`` that leads to a layer in real numbers."""
+    for node in [node for node in scope.graph.node if _kind(node) == "DequantizeLinear"]:
+        grid = _grid(scope, node)
+        if grid is None or not _leads_to_product(scope, node.output[0]):
+            continue
+        scale, zero = grid
+        place = next(index for index, other in enumerate(scope.graph.node) if other.output[:] == node.output[:])
+        result = node.output[0]
+        steps = [("Cast", None), ("Sub", float(zero)), ("Mul", scale)]
+        source, nodes = node.input[0], []
+        for operator, value in steps if zero else (steps[0], steps[2]):
+            inputs = [source]
+            if value is not None:
+                inputs.append(unique_name(f"{node.name}/{operator}/value", names))
+                scope.add_initializer(numpy_helper.from_array(np.array(value, np.float32), inputs[1]))
+            source = result if operator == "Mul" else unique_name(f"{node.name}/{operator}/output", names)
+            nodes.append(helper.make_node(operator, inputs, [source], name=f"{node.name}/{operator}"))
+        nodes[0].attribute.append(helper.make_attribute("to", onnx.TensorProto.FLOAT))
+        del scope.graph.node[place]
+        for offset, replacing in enumerate(nodes):
+            scope.graph.node.insert(place + offset, replacing)
+
+
+def _leads_to_product(scope: Scope, tensor: str) -> bool:
+    """Whether a layer in real numbers reads the tensor, or what only moved its values."""
+    pending, seen = [tensor], {tensor}
+    while pending:
+        current = pending.pop()
+        for node in scope.graph.node:
+            if current not in node.input or not is_default_domain(node):
+                continue
+            if node.op_type in _PRODUCTS:
+                return True
+            if node.op_type in _MOVERS and node.output[0] not in seen:
+                seen.add(node.output[0])
+                pending.append(node.output[0])
+    return False

@@ -277,12 +277,15 @@ class Planner:
         return None if latency_ms is None else make_option(layer, candidate, latency_ms, 0.0, 0.0)
 
     def _promising(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
-        """Approximate candidates faster than the fastest exact one, each in its fastest lowering only."""
+        """Approximate candidates faster than what loses nothing, or nearly nothing; each in its fastest lowering only."""
         bar = min(option.latency_ms for option in self._exact_options[layer.name])
+        whole = [self.estimator.latency_ms(layer, c) for c in candidates if c.scheme == "int8"]
+        bar_of_integers = min((latency_ms for latency_ms in whole if latency_ms is not None), default=bar)
         fastest: dict[object, tuple[float, Candidate]] = {}
         for candidate in candidates:
             latency_ms = None if candidate.is_exact else self.estimator.latency_ms(layer, candidate)
-            if latency_ms is None or latency_ms >= bar:
+            is_factored = candidate.computes_integers and candidate.scheme != "int8"
+            if latency_ms is None or latency_ms >= (min(bar, bar_of_integers) if is_factored else bar):
                 continue
             key = candidate.function
             if key not in fastest or latency_ms < fastest[key][0]:

@@ -121,3 +121,27 @@ def test_where_a_map_comes_from_and_which_activation_follows() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.float32(-1), "minus"))
     model.graph.node[2].input[1] = "minus"
     assert activation_after(Scope(model.graph, model.ir_version), "p") is None
+
+
+@pytest.mark.parametrize(("grid", "words"), [("s z", ["Cast", "Mul"]), ("s2 z2", ["Cast", "Sub", "Mul"])])
+def test_a_real_layer_between_integers_is_not_taken_for_an_oversight(grid: str, words: list[str]) -> None:
+    real = node("Conv", "a real", "b", pads=[1, 1, 1, 1])
+    nodes = [*layer("x", "a", out_grid=grid), real, *layer("b", "y")]
+    model = small_model(nodes, {**GRIDS, "real": weights(4, 4, 3, 3)}, output_shape=[None] * 4)
+    x = np.random.default_rng(0).standard_normal((1, 4, 10, 12)).astype(np.float32) * 4
+    before = run(model, x)
+    merge_quantizers(model, {"a", "y"})
+    np.testing.assert_allclose(run(model, x), before, atol=1e-4)
+    operators = [entry.op_type for entry in model.graph.node]
+    assert operators[2 : 2 + len(words)] == words
+    # Fully optimised, too, the runtime computes the layer with the weights that it has.
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], before, atol=1e-4)
+
+
+def test_an_old_operator_set_opens_with_a_real_layer_between_integers() -> None:
+    real = helper.make_node("Conv", ["a", "real", "bias"], ["b"], pads=[1, 1, 1, 1])
+    constants = {**GRIDS, "real": weights(4, 4, 3, 3), "bias": np.ones(4, np.float32)}
+    model = small_model([*layer("x", "a"), real, *layer("b", "y")], constants, opset=10, output_shape=[None] * 4)
+    merge_quantizers(model, {"a", "y"})
+    ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
