@@ -23,12 +23,12 @@ _LOOPBACK = ("ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]")
 class Authorizer:
     """Decides on each call of the control service.
 
-    Args:
-        token: shared with the operators; None for none.
+    Attributes:
+        token: shared with the operators, None for none; may be replaced at any time.
     """
 
     def __init__(self, token: str | None) -> None:
-        self._token = token
+        self.token = token
 
     def check(self, context: grpc.ServicerContext, *, changes: bool) -> None:
         """Let the call pass, or not.
@@ -39,9 +39,10 @@ class Authorizer:
         peer = context.peer()
         if peer.startswith("unix:"):
             return
-        if self._token is not None:
+        token = self.token
+        if token is not None:
             given = dict(context.invocation_metadata()).get("authorization", "")
-            if not hmac.compare_digest(str(given).encode(), f"Bearer {self._token}".encode()):
+            if not hmac.compare_digest(str(given).encode(), f"Bearer {token}".encode()):
                 message = "control: expected the operator's token in the metadata `authorization: Bearer TOKEN`"
                 raise RequestError(grpc.StatusCode.UNAUTHENTICATED, message)
         elif changes and not peer.startswith(_LOOPBACK):
@@ -53,12 +54,14 @@ def read_token(path: Path) -> str:
     """The token in a file: its first line.
 
     Raises:
-        UsageError: the file cannot be read, or the token is too short to be a secret.
+        UsageError: the file cannot be read, is not text, or the token is too short to be a secret.
     """
     try:
         token = path.read_text().partition("\n")[0].strip()
     except OSError as error:
         raise UsageError(f"{path}: expected a file with the control token: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: expected a file with the control token: not UTF-8") from error
     if len(token) < _SHORTEST_TOKEN:
         raise UsageError(f"{path}: expected a token of at least {_SHORTEST_TOKEN} characters, got {len(token)}")
     return token

@@ -19,7 +19,11 @@ from edge_dac.planning.budget import Budget
 _T = TypeVar("_T")
 _TABLES_AT_RUN_TIME = frozenset({"models", "repository"})
 _KEYS_AT_RUN_TIME = frozenset(
-    f"server.{name}" for name in ("max_deadline_s", "shared_memory", "drain_s", "log_level", "log_format")
+    (
+        *(f"server.{name}" for name in ("max_deadline_s", "shared_memory", "drain_s", "log_level", "log_format")),
+        "control.token_file",
+        "control.allow_gap",
+    )
 )
 """What a running daemon takes over from a configuration that has changed."""
 
@@ -37,7 +41,7 @@ class ServerConfig:
         tls_certificate, tls_key: PEM files; with them every address over TCP speaks TLS only. Empty for none.
         tls_client_ca: PEM file; only clients with a certificate of this authority may connect over TCP. Empty for all.
         metrics_listen: ``host:port`` of the Prometheus endpoint; empty for none.
-        max_message_bytes: largest message; 0 derives it from the tensors of the models.
+        max_message_bytes: largest message; 0 derives it from the inputs of the models at the start, at least 64 MiB.
         max_concurrent_requests: inferences in work at once, and as many other calls, streams among them; more are
             refused.
         max_deadline_s: no request waits longer than this for its run; 0 for no limit.

@@ -13,7 +13,7 @@ from edge_dac.device.sensors import Sensors
 from edge_dac.errors import EdgeDacError
 from edge_dacd.announcement import Announcement
 from edge_dacd.authorization import Authorizer, read_token
-from edge_dacd.config import Config
+from edge_dacd.config import Config, ControlConfig
 from edge_dacd.control import SERVICE, ControlServicer
 from edge_dacd.events import EventHub
 from edge_dacd.governing import Governing
@@ -43,7 +43,7 @@ class ControlPlane:
         state: Path,
         hold: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        token = read_token(Path(config.control.token_file)) if config.control.token_file else None
+        token = _token(config.control)
         sensors = Sensors()
         self._events = EventHub()
         self._reconfigurator = Reconfigurator(
@@ -72,6 +72,15 @@ class ControlPlane:
     def collect(self) -> list[Family]:
         """Metrics."""
         return self._governing.collect()
+
+    def take_over(self, settings: ControlConfig) -> None:
+        """Put in force what may change while the daemon runs, see ``needs_restart``; the token is read again.
+
+        Raises:
+            UsageError: the token cannot be read; then nothing has changed.
+        """
+        self.authorizer.token = _token(settings)
+        self._reconfigurator.allow_gap = settings.allow_gap
 
     def start(self, addresses: Sequence[str]) -> None:
         """Begin to govern, and announce the ``addresses`` that the server listens on where that is wanted.
@@ -105,3 +114,7 @@ class ControlPlane:
     def _detach(self, model: ServedModel) -> None:
         self._governing.detach(model)
         self._reconfigurator.detach(model)
+
+
+def _token(settings: ControlConfig) -> str | None:
+    return read_token(Path(settings.token_file)) if settings.token_file else None

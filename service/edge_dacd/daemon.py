@@ -17,10 +17,10 @@ from edge_dacd.control_plane import ControlPlane
 from edge_dacd.executor import Executor
 from edge_dacd.inference import SERVICE, InferenceServicer
 from edge_dacd.metrics import MetricsServer, collect_device, collect_process, collect_serving
-from edge_dacd.models import ModelRepository, ModelSource
+from edge_dacd.models import ModelRepository, ModelSource, ServedModel
 from edge_dacd.rpc import answering, handler
 from edge_dacd.running import compute
-from edge_dacd.server import AddressError, Server, answers, check_free, message_bytes_for
+from edge_dacd.server import AddressError, Server, answers, check_free, message_bytes_for, request_bytes
 from edge_dacd.shared_memory import SharedMemory
 from edge_dacd.signals import Signals
 from edge_dacd.systemd import Notifier
@@ -93,7 +93,7 @@ class Daemon:
         for address in server.addresses:
             _log.info("listening", extra={"address": address})
         self._notifier.ready(self._status())
-        self._wait(signals, server, inference)
+        self._wait(signals, server, inference, control)
         self._ready = False
         self._notifier.stopping()
         _log.info("draining")
@@ -114,7 +114,11 @@ class Daemon:
     def _build_server(self, inference: InferenceServicer, control: ControlPlane) -> Server:
         limits = self._config.server
         handlers = {SERVICE: handler(SERVICE, inference), **control.handlers()}
-        size = limits.max_message_bytes or message_bytes_for(self._repository.models())
+        models = self._repository.models()
+        size = limits.max_message_bytes or message_bytes_for(models)
+        for model in models:
+            _warn_of_size(model, size)
+        self._repository.on_loaded(lambda model: _warn_of_size(model, size))
         fast = {f"/{SERVICE}/ModelInfer": answering(SERVICE, inference, "ModelInfer")}
         return Server(limits, handlers, size, fast)
 
@@ -146,7 +150,7 @@ class Daemon:
         _log.info("metrics", extra={"address": metrics.address})
         return metrics
 
-    def _wait(self, signals: Signals, server: Server, inference: InferenceServicer) -> None:
+    def _wait(self, signals: Signals, server: Server, inference: InferenceServicer, control: ControlPlane) -> None:
         """Keep the watchdog fed and reload on SIGHUP until told to end."""
         interval = self._notifier.watchdog_interval_s
         while True:
@@ -160,16 +164,17 @@ class Daemon:
             if received != signal.SIGHUP:
                 return
             self._notifier.reloading()
-            if self._reload_config():
+            if self._reload_config(control):
                 self._take_over(server, inference)
             self._reload_models()
             self._notifier.ready(self._status())
 
-    def _reload_config(self) -> bool:
+    def _reload_config(self, control: ControlPlane) -> bool:
         """Read the configuration again; one that cannot be used changes nothing."""
         try:
             config = self._read_config()
             self._find_sources(config)
+            control.take_over(config.control)
         except EdgeDacError as error:
             _log.error("configuration not reloaded", extra={"reason": str(error)})
             return False
@@ -187,3 +192,13 @@ class Daemon:
     def _status(self) -> str:
         names = [model.name for model in self._repository.models()]
         return f"serving {', '.join(names) or 'no model'}"
+
+
+def _warn_of_size(model: ServedModel, limit_bytes: int) -> None:
+    """gRPC cannot raise its limit while it runs; requests with tensors in shared memory pass all the same."""
+    needed = request_bytes(model)
+    if needed > limit_bytes:
+        _log.warning(
+            "requests for this model are larger than server.max_message_bytes lets in: restart, with 0 or a larger value",
+            extra={"model": model.name, "request_bytes": needed, "limit_bytes": limit_bytes},
+        )

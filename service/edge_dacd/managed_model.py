@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -41,7 +42,7 @@ class ManagedModel:
         events: EventHub,
         fingerprint: str,
         *,
-        allow_gap: bool,
+        allow_gap: Callable[[], bool],
     ) -> None:
         self.points = points
         self.journal = journal
@@ -78,7 +79,7 @@ class ManagedModel:
     def allows_gap(self, generation: Generation | None = None) -> bool:
         """Whether the model may be unloaded before another point is loaded, by this generation or the one in force."""
         deciding = generation or self.journal.applied
-        return self._allow_gap or (deciding is not None and deciding.allow_gap)
+        return self._allow_gap() or (deciding is not None and deciding.allow_gap)
 
     def begin(self) -> None:
         """Write the first generation: the original as it is. There is always something to roll back to."""

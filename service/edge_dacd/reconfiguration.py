@@ -54,7 +54,9 @@ class Reconfigurator:
         threads: intra-op threads of a run.
         available_memory_bytes: how much can be allocated now; None where unknown.
         hold: keeps the model of this name from running inside the block; its requests wait.
-        allow_gap: whether that may be done for every change that memory is too short for.
+
+    Attributes:
+        allow_gap: whether that may be done for every change that memory is too short for; may be set at any time.
 
     Raises:
         UsageError: another daemon uses the state directory, or it cannot be written.
@@ -81,7 +83,7 @@ class Reconfigurator:
         self._events = events
         self._available_memory_bytes = available_memory_bytes
         self._hold = hold
-        self._allow_gap = allow_gap
+        self.allow_gap = allow_gap
         self._fingerprint = profile_device().fingerprint
         self._managed: dict[str, ManagedModel] = {}
         self._lock = threading.Lock()
@@ -97,7 +99,9 @@ class Reconfigurator:
             before.close()
         journal = GenerationJournal(self._files.generations, model.name)
         points = ModelPoints(model, self._store, self._threads, self._available_memory_bytes, self._hold)
-        managed = ManagedModel(points, journal, self._store, self._events, self._fingerprint, allow_gap=self._allow_gap)
+        managed = ManagedModel(
+            points, journal, self._store, self._events, self._fingerprint, allow_gap=lambda: self.allow_gap
+        )
         with self._lock:
             self._managed[model.name] = managed
         if self._enabled:

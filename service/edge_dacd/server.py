@@ -21,9 +21,10 @@ from edge_dac.errors import EdgeDacError
 from edge_dacd.config import ServerConfig
 from edge_dacd.fast_lane import Answer, open_lane
 from edge_dacd.models import ServedModel
+from edge_dacd.tensors import TensorSpec
 from edge_dacd.tls import server_credentials
 
-_SMALLEST_MESSAGE_BYTES = 4 << 20
+_SMALLEST_MESSAGE_BYTES = 64 << 20
 _ELSEWHERE_BYTES = 1 << 20
 _FREE_EXTENT_MESSAGE_BYTES = 64 << 20
 
@@ -160,18 +161,22 @@ def answers(address: str, limit_s: float) -> bool:
 
 
 def message_bytes_for(models: Iterable[ServedModel]) -> int:
-    """A limit on messages that the tensors of ``models`` fit in; free extents get a generous allowance."""
-    largest = _SMALLEST_MESSAGE_BYTES
-    for model in models:
-        for specs in (model.inputs, model.outputs):
-            size = _ELSEWHERE_BYTES
-            for spec in specs:
-                if -1 in spec.shape or spec.datatype.name == "BYTES":
-                    size += _FREE_EXTENT_MESSAGE_BYTES
-                else:
-                    size += int(spec.datatype.numpy.itemsize * math.prod(spec.shape))
-            largest = max(largest, size)
-    return largest
+    """A limit on messages that requests for ``models`` fit in, and most that are loaded later: gRPC fixes it at the start.
+
+    Free extents get a generous allowance.
+    """
+    sizes = (request_bytes(model) + _FREE_EXTENT_MESSAGE_BYTES * sum(map(_is_free, model.inputs)) for model in models)
+    return max(_SMALLEST_MESSAGE_BYTES, max(sizes, default=0))
+
+
+def request_bytes(model: ServedModel) -> int:
+    """The size of a request for ``model`` with the inputs whose size is fixed."""
+    fixed = (spec for spec in model.inputs if not _is_free(spec))
+    return _ELSEWHERE_BYTES + sum(int(spec.datatype.numpy.itemsize * math.prod(spec.shape)) for spec in fixed)
+
+
+def _is_free(spec: TensorSpec) -> bool:
+    return -1 in spec.shape or spec.datatype.name == "BYTES"
 
 
 def _options(config: ServerConfig, message_bytes: int) -> list[tuple[str, int]]:

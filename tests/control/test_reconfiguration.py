@@ -130,6 +130,14 @@ def test_unloads_first_where_the_operator_allows_a_gap(short, prepared):
     assert "ms without a runtime" in points.reason
 
 
+def test_a_gap_that_the_configuration_allows_later_counts_for_models_that_are_there(short, prepared):
+    with pytest.raises(RequestError):
+        short.change("set_active_point", point=prepared.fast_point)
+    short.reconfigurator.allow_gap = True
+    assert short.change("set_active_point", point=prepared.fast_point).applied
+    assert short.factor == 3.0
+
+
 def test_requests_of_the_gap_wait_in_their_line(short, prepared):
     answers = []
 

@@ -79,6 +79,7 @@ def test_what_needs_a_restart(tmp_path: Path) -> None:
     running = load(tmp_path, "")
     at_run_time = (
         '[server]\nmax_deadline_s = 2\nlog_level = "debug"\nlog_format = "json"\nshared_memory = false\ndrain_s = 1\n'
+        '[control]\ntoken_file = "token"\nallow_gap = true\n'
         '[repository]\npath = "models"\n[models.a]\npath = "a.onnx"\n'
     )
     assert needs_restart(running, load(tmp_path, at_run_time)) == []

@@ -234,3 +234,9 @@ def wait() -> Callable[..., Any]:
 def make_add_sub() -> Callable[[Path, int], Path]:
     """:func:`add_sub`."""
     return add_sub
+
+
+@pytest.fixture(scope="session")
+def make_identity() -> Callable[[Path, int], Path]:
+    """:func:`identity` on FP32 of this many elements."""
+    return lambda path, elements: identity(path, TensorProto.FLOAT, [elements])

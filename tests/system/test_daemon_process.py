@@ -22,6 +22,9 @@ import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+TOO_LARGE = (
+    "requests for this model are larger than server.max_message_bytes lets in: restart, with 0 or a larger value"
+)
 ONES = np.ones((1, 16), np.int32)
 
 
@@ -259,6 +262,64 @@ def test_sighup_takes_over_a_changed_configuration_and_leaves_one_that_broke(
         reload(models["simple"])
         running.cancel()
     assert ask(daemon.address) == 2
+
+
+def test_sighup_reads_the_token_again_and_keeps_the_one_before_a_bad_one(
+    start_daemon: Any, simple: Path, tmp_path: Path, wait: Any
+) -> None:
+    token, path = tmp_path / "token", tmp_path / "config.toml"
+    token.write_text("correct horse battery staple\n")
+    text = f'[models.simple]\npath = "simple.onnx"\n[control]\ntoken_file = "{token}"\n'
+    path.write_text(text)
+    daemon = start_daemon("--config", path).wait_ready()
+
+    def reload() -> None:
+        count = len(daemon.logged("reloaded"))
+        daemon.process.send_signal(signal.SIGHUP)
+        wait(lambda: len(daemon.logged("reloaded")) > count, "reloaded")
+
+    def check(good: str, bad: str) -> None:
+        client.load_model("simple", headers={"authorization": f"Bearer {good}"})
+        with pytest.raises(triton.InferenceServerException, match="UNAUTHENTICATED"):
+            client.load_model("simple", headers={"authorization": f"Bearer {bad}"})
+
+    with triton.InferenceServerClient(daemon.address) as client:
+        check("correct horse battery staple", "another horse battery staple")
+        token.write_text("another horse battery staple\n")
+        reload()
+        check("another horse battery staple", "correct horse battery staple")
+        for broken in (b"short", b"\xff" * 20):
+            token.write_bytes(broken)
+            reload()
+            check("another horse battery staple", "correct horse battery staple")
+        assert len(daemon.logged("configuration not reloaded")) == 2
+        token.write_text("correct horse battery staple\n")
+        path.write_text(text + "allow_gap = true\ngovernor = false\n")
+        reload()
+        assert daemon.logged("these changes need a restart")[0]["keys"] == ["control.governor"]
+        check("correct horse battery staple", "another horse battery staple")
+
+
+def test_a_model_that_is_loaded_later_may_take_larger_messages(
+    start_daemon: Any, make_identity: Any, simple: Path, tmp_path: Path, wait: Any
+) -> None:
+    folder, path = tmp_path / "models", tmp_path / "config.toml"
+    folder.mkdir()
+    simple.rename(folder / "simple.onnx")
+    path.write_text(f'[repository]\npath = "{folder}"\n')
+    daemon = start_daemon("--config", path).wait_ready()
+    with triton.InferenceServerClient(daemon.address) as client:
+        make_identity(folder / "fits.onnx", 10 << 20)
+        client.load_model("fits")
+        values = np.arange(10 << 20, dtype=np.float32)
+        tensor = triton.InferInput("INPUT0", [values.size], "FP32")
+        tensor.set_data_from_numpy(values)
+        assert np.array_equal(client.infer("fits", [tensor], client_timeout=20).as_numpy("OUTPUT0"), values)
+        make_identity(folder / "large.onnx", 20 << 20)
+        client.load_model("large")
+        (warning,) = wait(lambda: daemon.logged(TOO_LARGE), TOO_LARGE)
+        assert (warning["level"], warning["model"], warning["limit_bytes"]) == ("warning", "large", 64 << 20)
+        assert client.is_model_ready("large")
 
 
 def test_loading_and_unloading_need_the_token(start_daemon: Any, simple: Path, tmp_path: Path) -> None:
