@@ -30,7 +30,7 @@ from edge_dac.planning.budget import Budget
 MODEL = "demo"
 FIRST_SHARE, SECOND_SHARE = 0.60, 0.35
 READY_WITHIN_S = 30.0
-PLANNED_WITHIN_S = 120.0
+PLANNED_WITHIN_S = 600.0
 
 
 @dataclass(frozen=True)
