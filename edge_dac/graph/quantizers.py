@@ -99,12 +99,12 @@ def _upper_bound(scope: Scope, node: onnx.NodeProto) -> float | None:
 
 
 def _grid(scope: Scope, node: onnx.NodeProto) -> tuple[float, int] | None:
-    """Scale and zero point of a quantizer for whole tensors; None where they are not constant."""
+    """Scale and zero point of a quantizer of whole tensors to numbers from 0 to 255, as ours are; None for others."""
     constants = [scope.constant(name) for name in node.input[1:3]]
     if len(constants) != 2 or any(constant is None or constant.size != 1 for constant in constants):
         return None
-    scale, zero = (constant.item() for constant in constants if constant is not None)
-    return float(scale), int(zero)
+    scale, zero = (constant for constant in constants if constant is not None)
+    return (float(scale.item()), int(zero.item())) if zero.dtype == np.uint8 else None
 
 
 def _writers(scope: Scope) -> dict[str, onnx.NodeProto]:
@@ -192,7 +192,9 @@ def _spell_out(scope: Scope, names: set[str]) -> None:
     """Other words for every ``DequantizeLinear`` that leads to a layer in real numbers."""
     for node in [node for node in scope.graph.node if _kind(node) == "DequantizeLinear"]:
         grid = _grid(scope, node)
-        if grid is None or not _leads_to_product(scope, node.output[0]):
+        maker = scope.producer(origin_of(scope, node.input[0]))
+        is_layer = maker is not None and _kind(maker) == "QLinearConv"  # a model's own weights come from elsewhere
+        if grid is None or not is_layer or not _leads_to_product(scope, node.output[0]):
             continue
         scale, zero = grid
         place = next(index for index, other in enumerate(scope.graph.node) if other.output[:] == node.output[:])

@@ -44,7 +44,7 @@ class IntegerArithmetic:
         return Int8().refuse(layer)
 
     def lower(self, layer: ConvLayer, factorization: Factorization, input_name: str, output_name: str) -> LoweredLayer:
-        """Write the factor.
+        """Write the factors.
 
         Raises:
             UsageError: the factorization has no quantization.

@@ -145,3 +145,23 @@ def test_an_old_operator_set_opens_with_a_real_layer_between_integers() -> None:
     model = small_model([*layer("x", "a"), real, *layer("b", "y")], constants, opset=10, output_shape=[None] * 4)
     merge_quantizers(model, {"a", "y"})
     ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_quantizers_of_the_models_own_are_left_alone() -> None:
+    signed = {"t": np.float32(0.05), "signed": np.int8(0), "kernel": weights(4, 4, 1, 1)}
+    own = [
+        node("QuantizeLinear", "x t signed", "quantized"),
+        node("DequantizeLinear", "quantized t signed", "back"),
+        node("Relu", "back", "rectified"),
+    ]
+    product = [
+        node("QuantizeLinear", "rectified s z", "q"),
+        node("DequantizeLinear", "q s z", "d"),
+        node("Conv", "d kernel", "p"),
+    ]
+    model = small_model([*own, *product, *layer("p", "y")], {**GRIDS, **signed}, output_shape=[None] * 4)
+    x = np.random.default_rng(0).standard_normal((1, 4, 10, 12)).astype(np.float32) * 4
+    before, operators = run(model, x), [entry.op_type for entry in model.graph.node]
+    merge_quantizers(model, {"y"})
+    assert [entry.op_type for entry in model.graph.node] == operators
+    np.testing.assert_array_equal(run(model, x), before)
