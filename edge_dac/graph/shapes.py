@@ -68,6 +68,8 @@ def declared_inputs(model: onnx.ModelProto) -> dict[str, Shape]:
 def resolve_input_shapes(model: onnx.ModelProto, requested: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """Complete shapes of all inputs: what the model fixes, else what is requested, else 1 for the first axis.
 
+    An open axis of an input that is not requested has the extent of the axes of the same name elsewhere.
+
     Raises:
         InputShapeError: an unknown input, a contradiction to the model, or an axis that nothing determines.
     """
@@ -75,7 +77,15 @@ def resolve_input_shapes(model: onnx.ModelProto, requested: Mapping[str, Sequenc
     for name in requested:
         if name not in declared:
             raise InputShapeError(f"input {name!r}: unknown; the model's inputs are {', '.join(map(repr, declared))}")
-    return {name: _resolve(name, shape, requested.get(name)) for name, shape in declared.items()}
+    axis_names = {value.name: _axis_names(value) for value in model.graph.input if value.name in declared}
+    extents = _extents_by_axis_name(axis_names, requested)
+    shapes = {}
+    for name, shape in declared.items():
+        if name not in requested:
+            axes = zip(shape, axis_names[name], strict=True)
+            shape = tuple(extents.get(axis_name) if fixed is None else fixed for fixed, axis_name in axes)
+        shapes[name] = _resolve(name, shape, requested.get(name))
+    return shapes
 
 
 def tensor_shapes(
@@ -138,6 +148,24 @@ def fixed_shapes(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, Shap
     return _inferred_shapes(model, declared)
 
 
+def _extents_by_axis_name(
+    axis_names: Mapping[str, Sequence[str]], requested: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """Extents of the named axes (``batch``): what is requested, where that is one number; else 1 for first axes."""
+    asked: dict[str, set[int]] = {}
+    for name, shape in requested.items():
+        for axis_name, extent in zip(axis_names[name], shape, strict=False):  # a wrong number of axes is refused later
+            asked.setdefault(axis_name, set()).add(int(extent))
+    for names in axis_names.values():
+        if names:
+            asked.setdefault(names[0], {1})
+    return {
+        axis_name: next(iter(extents))
+        for axis_name, extents in asked.items()
+        if len(extents) == 1 and axis_name.isidentifier()
+    }
+
+
 def _resolve(name: str, declared: Shape, requested: Sequence[int] | None) -> tuple[int, ...]:
     if requested is None:
         requested_shape: Shape = (None,) * len(declared)
@@ -177,6 +205,11 @@ def _declared_shape(value: onnx.ValueInfoProto) -> Shape:
         int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else None
         for dim in value.type.tensor_type.shape.dim
     )
+
+
+def _axis_names(value: onnx.ValueInfoProto) -> tuple[str, ...]:
+    """The names that the model gives to the axes; empty where it gives none."""
+    return tuple(dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def _inferred_shapes(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int | None]]) -> dict[str, Shape]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from edge_dac.errors import InputShapeError, UsageError
+from edge_dac.graph.scopes import inner_graphs, scope_at
 from edge_dac.statistics.execution import graph_inputs, node_inputs
 from edge_dac.statistics.input_values import InputSpec, Layout
 from edge_dac.statistics.normalization import Normalization, stated_normalization
@@ -18,6 +19,10 @@ __all__ = ["InputSpec", "Layout", "infer_input_specs"]
 
 _SIGNAL_LENGTH = 1000
 """From this many numbers in a row on, ``[batch, numbers]`` is taken for a wave form instead of features."""
+_RECURRENT_LAYERS = frozenset({"GRU", "LSTM", "RNN"})
+_FIRST_STATE = 5
+"""Their inputs from this one on are states; the one before holds the lengths of the sequences."""
+_LAYERS = _RECURRENT_LAYERS | {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _INDEX_LIMIT = 100
 """Indices whose table is not found are drawn below this."""
 
@@ -86,20 +91,49 @@ def _read_layout(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: tupl
     consumers = [node for node in model.graph.node if value.name in node_inputs(node)]
     indexed = _table_size(model, consumers, value.name)
     if dtype.kind == "b" or (dtype.kind in "iu" and (indexed is not None or len(shape) < 3)):
+        awaited = _awaited_number(model, consumers, value.name)
+        if awaited is not None:
+            note = f"{value.name}: {awaited}, the number that the model compares it with"
+            return replace(base, layout=Layout.INDICES, low=float(awaited), high=float(awaited), assumptions=(note,))
         high = indexed - 1 if indexed else (1 if dtype.kind == "b" else _INDEX_LIMIT - 1)
         note = f"{value.name}: {dtype} taken for indices from 0 to {high}"
         return replace(base, layout=Layout.INDICES, high=float(high), assumptions=(note,))
     if len(shape) == 4:
         return _read_image_layout(base, consumers)
+    return _read_row_layout(base, consumers, _first_layer(model.graph, {value.name}))
+
+
+def _read_row_layout(
+    base: InputSpec, consumers: Sequence[onnx.NodeProto], first_layer: tuple[onnx.NodeProto, int] | None
+) -> InputSpec:
+    """Whether an input that has not the axes of an image is one all the same, a signal, or features."""
+    shape = base.shape
     if len(shape) == 3 and min(shape[1:]) >= 16 and not any(node.op_type == "Conv" for node in consumers):
-        note = f"{value.name}: shape {list(shape)} taken for images without a channel axis"
+        note = f"{base.name}: shape {list(shape)} taken for images without a channel axis"
         return replace(base, layout=Layout.NHW, assumptions=(note,))
-    if len(shape) == 3 or (len(shape) == 2 and shape[1] >= _SIGNAL_LENGTH) or len(shape) > 4:
-        return replace(
-            base, layout=Layout.SIGNAL, assumptions=(f"{value.name}: shape {list(shape)} taken for a signal",)
-        )
-    note = f"{value.name}: shape {list(shape)} taken for features of mean 0 and deviation 1"
+    layer, place = first_layer or (onnx.NodeProto(), 0)
+    is_state = layer.op_type in _RECURRENT_LAYERS and place >= _FIRST_STATE
+    is_wave = len(shape) == 2 and (shape[1] >= _SIGNAL_LENGTH or layer.op_type == "Conv")
+    if not is_state and (len(shape) >= 3 or is_wave):
+        note = f"{base.name}: shape {list(shape)} taken for a signal"
+        return replace(base, layout=Layout.SIGNAL, assumptions=(note,))
+    note = f"{base.name}: shape {list(shape)} taken for features of mean 0 and deviation 1"
     return replace(base, layout=Layout.FEATURES, mean=(0.5,), std=(0.25,), assumptions=(note,))
+
+
+def _first_layer(graph: onnx.GraphProto, reached: set[str]) -> tuple[onnx.NodeProto, int] | None:
+    """The first layer that the tensors ``reached`` come to, and at which of its inputs; None without a layer."""
+    for node in graph.node:
+        if reached.isdisjoint(node_inputs(node)):
+            continue
+        if node.op_type in _LAYERS:
+            return node, next(place for place, name in enumerate(node.input) if name in reached)
+        inner = (_first_layer(body, set(reached)) for _, body in inner_graphs(node))
+        found = next((layer for layer in inner if layer is not None), None)
+        if found is not None:
+            return found
+        reached.update(node.output)
+    return None
 
 
 def _read_image_layout(base: InputSpec, consumers: Sequence[onnx.NodeProto]) -> InputSpec:
@@ -132,4 +166,15 @@ def _table_size(model: onnx.ModelProto, consumers: Sequence[onnx.NodeProto], nam
         if node.op_type == "Gather" and node.input[1] == name and sizes.get(node.input[0]):
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             return int(sizes[node.input[0]][axis])
+    return None
+
+
+def _awaited_number(model: onnx.ModelProto, consumers: Sequence[onnx.NodeProto], name: str) -> int | None:
+    """The one constant that an integer input is compared with, such as a sampling rate; None without one."""
+    constants = scope_at(model, ())
+    for node in consumers:
+        if node.op_type == "Equal":
+            other = constants.constant(node.input[1 if node.input[0] == name else 0])
+            if other is not None and other.size == 1:
+                return int(other.item())
     return None

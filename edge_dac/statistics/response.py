@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from onnx import numpy_helper
 
 from edge_dac.statistics.execution import extract, feeds, node_inputs, open_session
 from edge_dac.statistics.images import synthetic_inputs
-from edge_dac.statistics.input_values import InputSpec
+from edge_dac.statistics.input_values import InputSpec, Layout
 from edge_dac.statistics.normalization import Normalization
 
 _MOST_SAMPLES, _LEAST_SAMPLES = 6, 2
@@ -40,7 +41,14 @@ CANDIDATES: tuple[Normalization, ...] = (
     Normalization(0.0, 1.0, _IMAGENET_MEAN, _IMAGENET_STD),
     Normalization(0.0, 255.0, (103.9, 116.8, 123.7), (1.0,)),
 )
-"""What published models use; the first wins a tie."""
+"""What published models of images use; the first wins a tie."""
+SIGNAL_CANDIDATES: tuple[Normalization, ...] = (
+    Normalization(-1.0, 1.0),
+    Normalization(0.0, 1.0),
+    Normalization(-32768.0, 32767.0),
+)
+"""The same for signals: sound in floating point, sensors scaled to their range, sound in 16 bits. The weights of a
+spectrum bear any scale, so that another than the first must be clearly better."""
 
 Response: TypeAlias = npt.NDArray[np.float32]
 _Statistics: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -49,26 +57,28 @@ _Statistics: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index: int) -> InputSpec:
     """``specs[index]`` with the candidate that the first layers after it respond to best.
 
-    The other inputs are fed by their own ``specs``. Without a layer that could respond, 0 to 1 is assumed.
+    The other inputs are fed by their own ``specs``. Without a layer that could respond, the first candidate is assumed.
     """
     spec = specs[index]
+    candidates = SIGNAL_CANDIDATES if spec.layout is Layout.SIGNAL else CANDIDATES
     layers = _first_layers(model, spec.name)
     if not layers:
-        return Normalization(0.0, 1.0, source="assumed: no layer with constant weights responds to it").applied_to(spec)
+        return replace(candidates[0], source="assumed: no layer with constant weights responds to it").applied_to(spec)
     session = open_session(extract(model, [layer.output[0] for layer in layers]), threads=len(os.sched_getaffinity(0)))
     remembered = [_remembered(model, layer) for layer in layers]
     samples = _affordable_samples(model, session, specs, layers)
     scores = []
-    for candidate in CANDIDATES:
+    for candidate in candidates:
         fed = [*specs[:index], candidate.applied_to(spec), *specs[index + 1 :]]
         responses = _respond(session, fed, layers, samples)
         scores.append(float(np.mean([_surprise(*pair) for pair in zip(responses, remembered, strict=True)])))
-    order = np.argsort(scores, kind="stable")
-    best, second = CANDIDATES[order[0]], scores[order[1]]
+    best, second = (int(index) for index in np.argsort(scores, kind="stable")[:2])
+    if spec.layout is Layout.SIGNAL and scores[0] <= _CERTAIN * scores[best]:
+        best, second = 0, best or second  # the first, and the best of the others
     witness = "their batch normalisation" if any(remembered) else "their weights"
-    doubt = "" if second > _CERTAIN * scores[order[0]] else ", not certain"
+    doubt = "" if scores[second] > _CERTAIN * scores[best] else ", not certain"
     source = f"assumed from the response of the first {len(layers)} layers and {witness}{doubt}"
-    return Normalization(best.low, best.high, best.mean, best.std, source).applied_to(spec)
+    return replace(candidates[best], source=source).applied_to(spec)
 
 
 def _first_layers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:

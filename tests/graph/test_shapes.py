@@ -50,6 +50,38 @@ def test_other_open_extents_must_be_given() -> None:
         resolve_input_shapes(relu_model(["batch", 3, 4, "w"]), {})
 
 
+def recurrent_model(batch: str = "batch") -> onnx.ModelProto:
+    """``x`` beside a state whose second axis is the batch, as detectors of speech have it."""
+    model = relu_model([batch, "samples"])
+    model.graph.input.append(helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, batch, 128]))
+    return model
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_axes_of_one_name_have_one_extent(batch: int) -> None:
+    shapes = resolve_input_shapes(recurrent_model(), {"x": [batch, 512]})
+    assert shapes == {"x": (batch, 512), "state": (2, batch, 128)}
+
+
+def test_a_named_first_axis_is_one_wherever_the_name_stands() -> None:
+    assert resolve_input_shapes(recurrent_model(), {"x": [1, 512]})["state"] == (2, 1, 128)
+    model = recurrent_model()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 512
+    assert resolve_input_shapes(model, {}) == {"x": (1, 512), "state": (2, 1, 128)}
+
+
+def test_a_question_mark_is_no_name() -> None:
+    with pytest.raises(InputShapeError, match=r"'state': axis 1"):
+        resolve_input_shapes(recurrent_model("?"), {"x": [3, 512]})
+
+
+def test_a_name_asked_for_with_two_extents_tells_nothing() -> None:
+    model = recurrent_model()
+    model.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["batch", 7]))
+    with pytest.raises(InputShapeError, match=r"'state': axis 1"):
+        resolve_input_shapes(model, {"x": [3, 512], "other": [4, 7]})
+
+
 @pytest.mark.parametrize(
     ("requested", "message"),
     [

@@ -208,6 +208,51 @@ def test_inputs_that_are_no_colour_images(shape: tuple[int, ...], layout: Layout
     assert synthetic_images(spec, 2, 0).shape == (2, *shape[1:])
 
 
+def _frames(weight_scale: float) -> onnx.ModelProto:
+    """Frames of a signal weighed by a convolution inside one branch of an ``If``, as detectors of speech do it."""
+    rng = np.random.default_rng(3)
+    result = [oh.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)]
+    weight = numpy_helper.from_array((weight_scale * rng.normal(size=(8, 1, 32))).astype(np.float32), "w")
+    body = [oh.make_node("Unsqueeze", ["x", "axis"], ["row"]), oh.make_node("Conv", ["row", "w"], ["z"])]
+    then_branch = oh.make_graph(body, "then", [], result, [weight])
+    else_branch = oh.make_graph([oh.make_node("Identity", ["x"], ["z"])], "else", [], result)
+    nodes = [
+        oh.make_node("Equal", ["rate", "known_rate"], ["is_known"]),
+        oh.make_node("If", ["is_known"], ["y"], then_branch=then_branch, else_branch=else_branch),
+    ]
+    model = _model(nodes, (1, 256), {"axis": np.array([1], np.int64), "known_rate": np.array(16000, np.int64)})
+    model.graph.input.append(oh.make_tensor_value_info("rate", onnx.TensorProto.INT64, []))
+    return model
+
+
+def test_a_short_row_that_is_convolved_is_a_signal_about_zero() -> None:
+    signal, _ = infer_input_specs(_frames(1.0), {"x": (1, 256), "rate": ()})
+    assert (signal.layout, signal.low, signal.high) == (Layout.SIGNAL, -1.0, 1.0)
+
+
+def test_a_number_that_the_model_compares_with_its_own_is_that_number() -> None:
+    _, rate = infer_input_specs(_frames(1.0), {"x": (1, 256), "rate": ()})
+    assert synthetic_images(rate, 3, 0).tolist() == [16000] * 3
+
+
+@pytest.mark.parametrize(("scale", "high"), [(0.3, 1.0), (3.0, 1.0), (1e-5, 32767.0)])
+def test_a_signal_is_sound_in_floating_point_unless_that_is_far_off(scale: float, high: float) -> None:
+    weight = (scale * np.random.default_rng(3).normal(size=(8, 1, 32))).astype(np.float32)
+    spec = _spec(_model([oh.make_node("Conv", ["x", "w"], ["y"])], (1, 1, 4000), {"w": weight}), (1, 1, 4000))
+    assert (spec.layout, spec.high) == (Layout.SIGNAL, high)
+    assert set(spec.mean) == {0.0}
+
+
+def test_the_state_of_a_recurrent_layer_is_no_signal() -> None:
+    rng = np.random.default_rng(3)
+    constants = {name: rng.normal(size=(1, 32, 8)).astype(np.float32) for name in ("w", "r")}
+    lstm = oh.make_node("LSTM", ["sequence", "w", "r", "", "", "x", "x"], ["y"], hidden_size=8)
+    model = _model([lstm], (1, 1, 8), constants)
+    model.graph.input.append(oh.make_tensor_value_info("sequence", onnx.TensorProto.FLOAT, [5, 1, 8]))
+    state, sequence = infer_input_specs(model, {"x": (1, 1, 8), "sequence": (5, 1, 8)})
+    assert (state.layout, sequence.layout) == (Layout.FEATURES, Layout.SIGNAL)
+
+
 def test_bytes_are_images_from_0_to_255() -> None:
     model = _model([oh.make_node("Cast", ["x"], ["y"], to=1)], IMAGE, dtype=onnx.TensorProto.UINT8)
     spec = _spec(model)
