@@ -26,6 +26,10 @@ _KEYS_AT_RUN_TIME = frozenset(
     )
 )
 """What a running daemon takes over from a configuration that has changed."""
+LARGEST_MESSAGE_BYTES = (1 << 31) - 1
+"""gRPC and protobuf count a message's bytes with a sign in 32 bits."""
+_LONGEST_S = (1 << 31) // 1000
+"""gRPC takes milliseconds in as many bits: 24 days."""
 
 
 class ConfigError(UsageError):
@@ -41,7 +45,8 @@ class ServerConfig:
         tls_certificate, tls_key: PEM files; with them every address over TCP speaks TLS only. Empty for none.
         tls_client_ca: PEM file; only clients with a certificate of this authority may connect over TCP. Empty for all.
         metrics_listen: ``host:port`` of the Prometheus endpoint; empty for none.
-        max_message_bytes: largest message; 0 derives it from the inputs of the models at the start, at least 64 MiB.
+        max_message_bytes: largest message, at most 2 GiB - 1, as gRPC has it; 0 derives it from the inputs of the models
+            at the start, at least 64 MiB.
         max_concurrent_requests: inferences in work at once, and as many other calls, streams among them; more are
             refused.
         max_deadline_s: no request waits longer than this for its run; 0 for no limit.
@@ -205,6 +210,15 @@ def check(config: Config) -> None:
         value = getattr(server, name)
         _expect(value >= 0, f"server.{name}", "at least 0", value)
     _expect(
+        server.max_message_bytes <= LARGEST_MESSAGE_BYTES,
+        "server.max_message_bytes",
+        f"at most {LARGEST_MESSAGE_BYTES}",
+        server.max_message_bytes,
+    )
+    for name in ("max_connection_age_s", "drain_s", "keepalive_s"):
+        value = getattr(server, name)
+        _expect(value <= _LONGEST_S, f"server.{name}", f"at most {_LONGEST_S}", value)
+    _expect(
         server.max_concurrent_requests >= 1,
         "server.max_concurrent_requests",
         "at least 1",
@@ -216,6 +230,9 @@ def check(config: Config) -> None:
     _expect(server.log_format in formats, "server.log_format", f"one of {formats}", server.log_format)
     _expect(compute.threads >= 0, "compute.threads", "at least 0", compute.threads)
     _expect(compute.parallel_runs >= 1, "compute.parallel_runs", "at least 1", compute.parallel_runs)
+    memory_mb, nice = config.compression.memory_mb, config.compression.nice
+    _expect(memory_mb >= 0, "compression.memory_mb", "at least 0", memory_mb)
+    _expect(0 <= nice <= 19, "compression.nice", "0 to 19", nice)
     for name, model in config.models.items():
         key = f"models.{name}"
         _expect(bool(model.path), f"{key}.path", "a file", model.path)

@@ -115,7 +115,7 @@ class Daemon:
         limits = self._config.server
         handlers = {SERVICE: handler(SERVICE, inference), **control.handlers()}
         models = self._repository.models()
-        size = limits.max_message_bytes or message_bytes_for(models)
+        size = inference.message_bytes = limits.max_message_bytes or message_bytes_for(models)
         for model in models:
             _warn_of_size(model, size)
         self._repository.on_loaded(lambda model: _warn_of_size(model, size))

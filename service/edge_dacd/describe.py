@@ -44,8 +44,12 @@ def model_metadata(model: ServedModel) -> Any:
     return metadata
 
 
-def model_config(model: ServedModel, slots: int) -> Any:
-    """A ``ModelConfigResponse`` in Triton's terms."""
+def model_config(model: ServedModel, slots: int, message_bytes: int) -> Any:
+    """A ``ModelConfigResponse`` in Triton's terms.
+
+    gRPC refuses a message over the limit before we see it, with the sizes but no name of the setting: the parameters
+    tell it, by the key in the configuration.
+    """
     batched = model.source.max_batch_size if model.source.max_batch_size > 1 else 0
     response = wire.message("inference.ModelConfigResponse")()
     config = response.config
@@ -63,6 +67,7 @@ def model_config(model: ServedModel, slots: int) -> Any:
     batching.default_queue_policy.max_queue_size = model.source.queue_size
     batching.default_queue_policy.allow_timeout_override = True
     config.parameters["active_point"].string_value = model.active.point_id
+    config.parameters["server.max_message_bytes"].string_value = str(message_bytes)
     return response
 
 

@@ -77,6 +77,7 @@ class InferenceServicer:
     Attributes:
         longest_deadline_s: no request waits longer than this for its run, whatever its client allows; None for no
             limit.
+        message_bytes: the largest request that the server lets in.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class InferenceServicer:
         self._authorizer = authorizer
         self._is_ready = is_ready
         self.longest_deadline_s: float | None = None
+        self.message_bytes = 0
 
     # Inference. Requests and answers have their own wire form, see `framing`.
 
@@ -208,7 +210,7 @@ class InferenceServicer:
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         model = self._repository.get(request.name, request.version)
-        return describe.model_config(model, self._executor.slots)
+        return describe.model_config(model, self._executor.slots, self.message_bytes)
 
     def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
         if request.name:

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from edge_dac import wire
 from edge_dac.errors import EdgeDacError
-from edge_dacd.config import ServerConfig
+from edge_dacd.config import LARGEST_MESSAGE_BYTES, ServerConfig
 from edge_dacd.fast_lane import Answer, open_lane
 from edge_dacd.models import ServedModel
 from edge_dacd.tensors import TensorSpec
@@ -163,10 +163,10 @@ def answers(address: str, limit_s: float) -> bool:
 def message_bytes_for(models: Iterable[ServedModel]) -> int:
     """A limit on messages that requests for ``models`` fit in, and most that are loaded later: gRPC fixes it at the start.
 
-    Free extents get a generous allowance.
+    Free extents get a generous allowance, as far as gRPC can count.
     """
     sizes = (request_bytes(model) + _FREE_EXTENT_MESSAGE_BYTES * sum(map(_is_free, model.inputs)) for model in models)
-    return max(_SMALLEST_MESSAGE_BYTES, max(sizes, default=0))
+    return min(max(_SMALLEST_MESSAGE_BYTES, *sizes), LARGEST_MESSAGE_BYTES)
 
 
 def request_bytes(model: ServedModel) -> int:

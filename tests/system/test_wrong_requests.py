@@ -267,4 +267,7 @@ def test_message_over_the_limit(start_daemon: Any, configuration: Any) -> None:
         model("floats", "FP32", [1, 100_000], [bytes(400_000)])(request)
         error = refused(lambda: stub.ModelInfer(request, timeout=20))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert re.search(r"larger than max \(4\d{5} vs\. 100000\)", error.details())
+        config = stub.ModelConfig(service_pb2.ModelConfigRequest(name="floats"), timeout=20).config
+        assert config.parameters["server.max_message_bytes"].string_value == "100000"
         assert stub.ModelInfer(good(), timeout=20).model_name == "simple"
