@@ -10,10 +10,15 @@ from collections.abc import Sequence
 import psutil
 
 from edge_dac.discovery import SERVICE_TYPE, load_zeroconf
+from edge_dac.errors import EdgeDacError
 from edge_dacd.server import AddressError
 
 _LONGEST_VALUE = 200
 """A DNS text record holds at most 255 bytes, its name included."""
+
+
+class NoNetworkError(EdgeDacError):
+    """There is no network to announce on."""
 
 
 class Announcement:
@@ -26,6 +31,7 @@ class Announcement:
     Raises:
         UsageError: the package zeroconf is not installed.
         AddressError: the daemon listens on no TCP address.
+        NoNetworkError: there is no network, or none that takes multicasts.
     """
 
     def __init__(self, addresses: Sequence[str], models: Sequence[str]) -> None:
@@ -39,12 +45,15 @@ class Announcement:
             SERVICE_TYPE,
             f"{name}-{port}.{SERVICE_TYPE}",
             port=int(port),
-            server=f"{name}.local.",
             parsed_addresses=_reachable(host.strip("[]")),
             properties={"models": ",".join(models)[:_LONGEST_VALUE]},
         )
-        self._network = module.Zeroconf()
-        self._network.register_service(self._info)
+        try:
+            self._network = module.Zeroconf()
+        except (OSError, RuntimeError) as error:
+            raise NoNetworkError(f"control.announce: {error}") from error
+        # Devices made from one image are often called the same; the second then gets a name of its own.
+        self._network.register_service(self._info, allow_name_change=True)
 
     def close(self) -> None:
         """Take the entry back."""

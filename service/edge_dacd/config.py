@@ -17,13 +17,9 @@ from edge_dac.errors import BudgetError, UsageError
 from edge_dac.planning.budget import Budget
 
 _T = TypeVar("_T")
-_TABLES_AT_RUN_TIME = frozenset({"models", "repository"})
+_TABLES_AT_RUN_TIME = frozenset({"models", "repository", "control"})
 _KEYS_AT_RUN_TIME = frozenset(
-    (
-        *(f"server.{name}" for name in ("max_deadline_s", "shared_memory", "drain_s", "log_level", "log_format")),
-        "control.token_file",
-        "control.allow_gap",
-    )
+    f"server.{name}" for name in ("max_deadline_s", "shared_memory", "drain_s", "log_level", "log_format")
 )
 """What a running daemon takes over from a configuration that has changed."""
 LARGEST_MESSAGE_BYTES = (1 << 31) - 1

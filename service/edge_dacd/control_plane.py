@@ -11,7 +11,7 @@ import grpc
 
 from edge_dac.device.sensors import Sensors
 from edge_dac.errors import EdgeDacError
-from edge_dacd.announcement import Announcement
+from edge_dacd.announcement import Announcement, NoNetworkError
 from edge_dacd.authorization import Authorizer, read_token
 from edge_dacd.config import Config, ControlConfig
 from edge_dacd.control import SERVICE, ControlServicer
@@ -43,7 +43,8 @@ class ControlPlane:
         state: Path,
         hold: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        token = _token(config.control)
+        settings = config.control
+        token = _token(settings)
         sensors = Sensors()
         self._events = EventHub()
         self._reconfigurator = Reconfigurator(
@@ -53,14 +54,16 @@ class ControlPlane:
             self._events,
             lambda: sensors.read().available_memory_bytes,
             hold,
-            allow_gap=config.control.allow_gap,
+            allow_gap=settings.allow_gap,
         )
         self._governing = Governing(self._reconfigurator, self._events, sensors)
+        self._governing.governs = settings.governor
         self.authorizer = Authorizer(token)
         self._servicer = ControlServicer(
             self._reconfigurator, self._events, self.authorizer, self._governing.service_p95_ms
         )
-        self._settings = config.control
+        self._announces = settings.announce
+        self._addresses: Sequence[str] = ()
         self._announcement: Announcement | None = None
         repository.on_loaded(self._attach)
         repository.on_unloaded(self._detach)
@@ -74,13 +77,18 @@ class ControlPlane:
         return self._governing.collect()
 
     def take_over(self, settings: ControlConfig) -> None:
-        """Put in force what may change while the daemon runs, see ``needs_restart``; the token is read again.
+        """Put ``settings`` in force while the daemon runs; the token is read again.
 
         Raises:
-            UsageError: the token cannot be read; then nothing has changed.
+            UsageError: the token cannot be read, or announcing needs a package that is not installed; then nothing has
+                changed.
+            AddressError: there is no address over TCP to announce; then nothing has changed either.
         """
-        self.authorizer.token = _token(settings)
+        token = _token(settings)
+        self._announce(settings.announce)
+        self.authorizer.token = token
         self._reconfigurator.allow_gap = settings.allow_gap
+        self._governing.governs = settings.governor
 
     def start(self, addresses: Sequence[str]) -> None:
         """Begin to govern, and announce the ``addresses`` that the server listens on where that is wanted.
@@ -89,19 +97,28 @@ class ControlPlane:
             UsageError: announcing needs a package that is not installed.
             AddressError: there is no address over TCP to announce.
         """
-        if self._settings.governor:
-            self._governing.start()
-        if self._settings.announce:
-            names = [managed.name for managed in self._reconfigurator.models()]
-            self._announcement = Announcement(addresses, names)
+        self._addresses = addresses
+        self._governing.start()
+        self._announce(self._announces)
 
     def close(self) -> None:
         """End the compiler, and let go of all who wait or watch, so that the server can drain."""
-        if self._announcement is not None:
-            self._announcement.close()
+        self._announce(False)
         self._governing.close()
         self._reconfigurator.close()
         self._events.close()
+
+    def _announce(self, wanted: bool) -> None:
+        if wanted and self._announcement is None:
+            names = [managed.name for managed in self._reconfigurator.models()]
+            try:
+                self._announcement = Announcement(self._addresses, names)
+            except NoNetworkError as error:
+                # Serving matters more, be it to this device alone.
+                _log.error("not announced", extra={"reason": str(error)})
+        elif not wanted and self._announcement is not None:
+            self._announcement.close()
+            self._announcement = None
 
     def _attach(self, model: ServedModel) -> None:
         self._governing.attach(model)

@@ -1,4 +1,4 @@
-"""Feeds the governors with requests and sensors once a second, and makes the changes they decide on."""
+"""Watches requests and sensors, feeds the governors with them once a second, and makes the changes they decide on."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ class Governing:
 
     Args:
         clock: seconds, as ``time.monotonic``.
+
+    Attributes:
+        governs: whether operating points are changed to hold a latency budget; drift and memory are watched all the same.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Governing:
         self._events = events
         self._sensors = sensors
         self._clock = clock
+        self.governs = True
         self._watched: dict[str, _Watched] = {}
         self._throttled: bool | None = None
         self._stop = threading.Event()
@@ -168,7 +172,8 @@ class Governing:
         """A governor for the configuration in force; none if there is nothing to govern."""
         applied, budget = managed.journal.applied, managed.budget
         rungs = [Rung(point.id, point.latency_ms) for point in managed.points.ladder]
-        if applied is None or budget is None or budget.latency_ms is None or applied.pinned_point or budget.fixes_ranks:
+        is_free = self.governs and applied is not None and not applied.pinned_point
+        if not is_free or applied is None or budget is None or budget.latency_ms is None or budget.fixes_ranks:
             watched.governor = None
             return
         governor = watched.governor

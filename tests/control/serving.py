@@ -13,11 +13,11 @@ from typing import Any
 
 
 class ServingProcess:
-    """A real daemon on a free port, and its log."""
+    """A real daemon on a free port, and its log. ``before``: a command that starts it, as ``unshare``."""
 
-    def __init__(self, model: Path, state: Path, *arguments: str) -> None:
+    def __init__(self, model: Path, state: Path, *arguments: str, before: tuple[str, ...] = ()) -> None:
         self.log = state.parent / f"{state.name}.log"
-        command = [sys.executable, "-W", "error", "-m", "edge_dacd", str(model), "--state-dir", str(state)]
+        command = [*before, sys.executable, "-W", "error", "-m", "edge_dacd", str(model), "--state-dir", str(state)]
         command += ["--threads", "1", "--log-format", "json", *(arguments or self._defaults(state))]
         with self.log.open("ab") as log:
             self.start = self.log.stat().st_size

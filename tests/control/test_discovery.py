@@ -1,8 +1,11 @@
 """Announcing and finding over real multicast on this machine."""
 
+import signal
+import subprocess
 import time
 
 import pytest
+from control.serving import ServingProcess, poll
 
 from edge_dac.cli.main import main
 from edge_dac.discovery import find_daemons
@@ -17,6 +20,69 @@ def test_daemon_is_found(serve, prepared, tmp_path):
     port = daemon.address.rpartition(":")[2]
     found = [one for one in find_daemons(time.monotonic() + 5) if one.address.endswith(f":{port}")]
     assert [one.models for one in found] == [("scale",)]
+
+
+def test_devices_with_one_name_are_told_apart(serve, prepared, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[control]\nannounce = true\n")
+    first = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "127.0.0.1:0")
+    port = first.address.rpartition(":")[2]
+    second = serve(
+        prepared.model, tmp_path / "another", "--config", str(config), "--listen", f"127.0.0.2:{port}", "--no-compress"
+    )
+    wanted = {first.address, second.address}
+    found = poll(lambda: wanted_among(wanted), "both are found")
+    assert len({one.name for one in found}) == 2
+
+
+def wanted_among(addresses):
+    found = [one for one in find_daemons(time.monotonic() + 1) if one.address in addresses]
+    return found if len(found) == len(addresses) else None
+
+
+def test_sighup_announces_and_takes_it_back(serve, prepared, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "127.0.0.1:0")
+
+    def reload(text):
+        config.write_text(text)
+        count = len(daemon.entries("reloaded"))
+        daemon.process.send_signal(signal.SIGHUP)
+        poll(lambda: len(daemon.entries("reloaded")) > count, "reloaded")
+
+    address = daemon.address
+    reload("[control]\nannounce = true\n")
+    poll(lambda: wanted_among({address}), "it is found")
+    reload("[control]\nannounce = false\n")
+    assert not wanted_among({address})
+    assert not daemon.entries("these changes need a restart")
+
+
+def test_without_a_network_it_serves_all_the_same(prepared, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[control]\nannounce = true\n")
+    alone = ("unshare", "--user", "--map-root-user", "--net")
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system makes no network namespaces")
+    listen = ("--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path / 'socket'}")
+    daemon = ServingProcess(prepared.model, prepared.state, "--config", str(config), *listen, before=alone)
+    poll(lambda: daemon.entries("listening"), "it listens")
+    (entry,) = daemon.entries("not announced")
+    assert entry["level"] == "error"
+    assert daemon.stop() == 0
+
+
+def test_sighup_cannot_announce_a_daemon_without_tcp(serve, prepared, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", f"unix:{tmp_path / 's'}")
+    assert daemon.address.startswith("unix:")
+    config.write_text("[control]\nannounce = true\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    poll(lambda: daemon.entries("reloaded"), "reloaded")
+    (entry,) = daemon.entries("configuration not reloaded")
+    assert "expected an address over TCP to announce" in entry["reason"]
 
 
 def test_command_prints_what_it_found(capsys):

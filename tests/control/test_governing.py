@@ -71,6 +71,10 @@ def test_moves_down_and_up_by_itself(governed, prepared):
     journal = governed.managed.journal
     governed.device.reconfigurator.managed("scale").points.offer()
     journal.decide(replace(journal.applied, budget={"latency_ms": 8.0, "percentile": 95}))
+    governed.governing.governs = False
+    governed.seconds(30, compute_ms=12.0, requests_a_second=5)
+    assert governed.device.model.active.point_id == prepared.slow_point
+    governed.governing.governs = True
     governed.seconds(30, compute_ms=12.0, requests_a_second=5)
     assert governed.device.model.active.point_id == prepared.fast_point
     governed.seconds(120, compute_ms=3.0, requests_a_second=5)

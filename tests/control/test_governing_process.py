@@ -1,6 +1,7 @@
 """The governor on this machine: processor hogs beside the daemon make it step down, and it climbs when they are gone."""
 
 import multiprocessing
+import signal
 import statistics
 import threading
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc as triton
+from control.serving import poll
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.artifacts.generations import Generation, GenerationJournal, State
@@ -111,3 +113,27 @@ def wait_for_decision(client, seconds):
         if event.kind == "decision":
             return event.values
     raise AssertionError(f"no decision within {seconds} s, {time.monotonic() - end:.0f} s late")
+
+
+@pytest.mark.slow
+def test_sighup_switches_the_governor_on(serve, prepared, tmp_path):
+    """A budget that no point can hold: nothing moves without the governor, and the fastest point is taken with it."""
+    journal = prepared.journal()
+    journal.decide(replace(journal.applied, budget={"latency_ms": 1e-3}))
+    config = tmp_path / "config.toml"
+    config.write_text("[control]\ngovernor = false\n")
+    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "127.0.0.1:0")
+    tensor = triton.InferInput("x", [1, 8], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 8), np.float32))
+    with triton.InferenceServerClient(daemon.address) as client:
+
+        def factor():
+            return client.infer("scale", [tensor]).as_numpy("y")[0, 0]
+
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert factor() == prepared.ids[prepared.slow_point]
+        config.write_text("")
+        daemon.process.send_signal(signal.SIGHUP)
+        poll(lambda: factor() == prepared.ids[prepared.fast_point], "the governor has decided")
+    assert not daemon.entries("these changes need a restart")

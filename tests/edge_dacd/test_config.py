@@ -88,14 +88,13 @@ def test_what_needs_a_restart(tmp_path: Path) -> None:
     running = load(tmp_path, "")
     at_run_time = (
         '[server]\nmax_deadline_s = 2\nlog_level = "debug"\nlog_format = "json"\nshared_memory = false\ndrain_s = 1\n'
-        '[control]\ntoken_file = "token"\nallow_gap = true\n'
+        '[control]\ntoken_file = "token"\nallow_gap = true\ngovernor = false\nannounce = true\n'
         '[repository]\npath = "models"\n[models.a]\npath = "a.onnx"\n'
     )
     assert needs_restart(running, load(tmp_path, at_run_time)) == []
-    later = '[server]\nlisten = ["unix:/x"]\nkeepalive_s = 5\n[compute]\nthreads = 3\n[control]\ngovernor = false\n'
+    later = '[server]\nlisten = ["unix:/x"]\nkeepalive_s = 5\n[compute]\nthreads = 3\n'
     assert needs_restart(running, load(tmp_path, later)) == [
         "server.listen",
         "server.keepalive_s",
         "compute.threads",
-        "control.governor",
     ]

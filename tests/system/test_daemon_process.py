@@ -296,7 +296,7 @@ def test_sighup_reads_the_token_again_and_keeps_the_one_before_a_bad_one(
         token.write_text("correct horse battery staple\n")
         path.write_text(text + "allow_gap = true\ngovernor = false\n")
         reload()
-        assert daemon.logged("these changes need a restart")[0]["keys"] == ["control.governor"]
+        assert not daemon.logged("these changes need a restart")
         check("correct horse battery staple", "another horse battery staple")
 
 
