@@ -3,30 +3,46 @@
 A lowering that works channels last ends in a ``Transpose``. ONNX Runtime merges that with the reordering into its blocked
 layout, or cancels it against the ``Transpose`` of a next such layer, but only where the two stand side by side:
 
-1. An activation behind the ``Transpose`` changes places with it; between them it costs two passes over the map.
-2. Additions, concatenations and enlargements run in the blocked layout only where all that they read is in it; one map
+1. Additions, concatenations and enlargements run in the blocked layout only where all that they read is in it; one map
    that is not puts them, and the reordering of the others, into the plain layout. Pooling and convolutions fetch their
-   input into the blocked layout whatever it was: a pooling over single pixels, which changes nothing, is put before
-   such a reader. It costs one pass, and only runtimes with a blocked layout gain by it.
+   input into the blocked layout whatever it was: one that changes nothing is put before such a reader, and only runtimes
+   with a blocked layout gain by it. It costs one pass over the map: a pooling over single pixels. Where the lowering
+   adds a bias, strip by strip, a depthwise convolution with one tap of 1 takes over the bias and the activation
+   behind it, which makes two passes less, and pays before any reader but the ``Transpose`` of a next such layer.
+2. An activation behind the ``Transpose`` otherwise changes places with it; between them it costs two passes.
 """
 
 from __future__ import annotations
 
 import functools
 import tempfile
-from collections import defaultdict
 from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_dac.graph.scopes import count_uses, forget_value, is_default_domain, unique_name, value_names, walk
+from edge_dac.graph.scopes import (
+    Array,
+    Scope,
+    count_uses,
+    drop_unused,
+    forget_value,
+    is_default_domain,
+    unique_name,
+    value_names,
+    walk,
+)
 
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Elu", "HardSwish", "Tanh"})
 """Elementwise in their first input. Not those that end a model: what is before them stands for its outputs."""
+_FUSED_ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Tanh"})
+"""Those of them that ONNX Runtime computes within a convolution."""
+_CHANNELS_LAST_READERS = frozenset({"Transpose"}) | (_ACTIVATIONS - _FUSED_ACTIVATIONS)
+"""What is better served as it is: a next such layer, and what then moves before the ``Transpose``."""
 _FOLLOWERS = frozenset({"Add", "Sum", "Mul", "Concat", "Resize", "Upsample"})
 """What runs in the blocked layout only where its inputs are there already."""
 _BLOCKED_DOMAIN = "com.microsoft.nchwc"
@@ -35,14 +51,19 @@ _BLOCKED_DOMAIN = "com.microsoft.nchwc"
 def merge_layouts(model: onnx.ModelProto, tensors: Set[str]) -> None:
     """Apply both rules, in place, to every ``Transpose`` that writes one of ``tensors``."""
     names: set[str] = set()
+    released: set[str] = set()
     for scope in walk(model):
         writers = {node.output[0]: node for node in scope.graph.node if _writes(node, tensors)}
         if not writers:
             continue
         names = names or value_names(model)
+        if runtime_has_blocked_layout():
+            anchored = _anchor_biased(scope, writers, names, released)
+            writers = {tensor: node for tensor, node in writers.items() if tensor not in anchored}
         settled = _sink(scope.graph, writers, names)
         if runtime_has_blocked_layout():
             _anchor(scope.graph, settled, names)
+    drop_unused(model, released)
 
 
 @functools.cache
@@ -66,7 +87,7 @@ def _writes(node: onnx.NodeProto, tensors: Set[str]) -> bool:
 
 
 def _sink(graph: onnx.GraphProto, writers: dict[str, onnx.NodeProto], names: set[str]) -> list[str]:
-    """Rule 1. Returns the tensors that the transposes write from now on."""
+    """Rule 2. Returns the tensors that the transposes write from now on."""
     uses = count_uses(graph)
     settled = dict.fromkeys(writers)
     for index, node in enumerate(graph.node):
@@ -93,21 +114,91 @@ def _swap(graph: onnx.GraphProto, transpose: onnx.NodeProto, index: int, names: 
     graph.node.insert(index, moved)
 
 
-def _anchor(graph: onnx.GraphProto, tensors: list[str], names: set[str]) -> None:
-    """Rule 2, for maps over two axes: others have no blocked layout."""
-    readers = defaultdict(set)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].add(node.op_type if is_default_domain(node) else "")
-    for tensor in tensors:
-        place = _place(graph, tensor)
-        transpose = graph.node[place]
-        if len(transpose.attribute[0].ints) != 4 or not readers[tensor] & _FOLLOWERS:
+def _anchor_biased(scope: Scope, writers: dict[str, onnx.NodeProto], names: set[str], released: set[str]) -> set[str]:
+    """Rule 1 where there is a bias to take over. Returns the tensors that a convolution writes from now on."""
+    anchored = set()
+    for tensor, transpose in writers.items():
+        read_from = _behind_activation(scope.graph, tensor)
+        operators = {node.op_type for node in _readers(scope.graph, read_from)}
+        wanted = operators & _FOLLOWERS or (operators and operators.isdisjoint(_CHANNELS_LAST_READERS))
+        bias = _take_bias(scope, transpose, released) if wanted and _is_map(transpose) else None
+        if bias is None:
             continue
-        transpose.output[0] = unique_name(f"{tensor}/plain", names)
-        name = f"{transpose.name}/blocked"
-        pooling = helper.make_node("MaxPool", transpose.output[:], [tensor], name=name, kernel_shape=[1, 1])
-        graph.node.insert(place + 1, pooling)
+        constants = {"weight": np.ones((len(bias), 1, 1, 1), bias.dtype), "bias": bias}
+        inputs = [unique_name(f"{tensor}/{name}", names) for name in constants]
+        for name, values in zip(inputs, constants.values(), strict=True):
+            scope.add_initializer(numpy_helper.from_array(values, name))
+        _insert_anchor(scope.graph, transpose, names, "Conv", inputs, group=len(bias))
+        anchored.add(tensor)
+    return anchored
+
+
+def _anchor(graph: onnx.GraphProto, tensors: list[str], names: set[str]) -> None:
+    """Rule 1 where there is no bias: a pooling over single pixels."""
+    for tensor in tensors:
+        transpose = graph.node[_place(graph, tensor)]
+        if _is_map(transpose) and any(node.op_type in _FOLLOWERS for node in _readers(graph, tensor)):
+            _insert_anchor(graph, transpose, names, "MaxPool", [])
+
+
+def _is_map(transpose: onnx.NodeProto) -> bool:
+    """Whether there are two spatial axes: others have no blocked layout."""
+    return len(transpose.attribute[0].ints) == 4
+
+
+def _insert_anchor(
+    graph: onnx.GraphProto,
+    transpose: onnx.NodeProto,
+    names: set[str],
+    operator: str,
+    constants: list[str],
+    **attributes: Any,
+) -> None:
+    """Put a node over single pixels between ``transpose`` and the tensor that it writes."""
+    tensor = transpose.output[0]
+    place = _place(graph, tensor)
+    plain = unique_name(f"{tensor}/plain", names)
+    transpose.output[0] = plain
+    name = f"{transpose.name}/blocked"
+    node = helper.make_node(operator, [plain, *constants], [tensor], name, kernel_shape=[1, 1], **attributes)
+    graph.node.insert(place + 1, node)
+
+
+def _behind_activation(graph: onnx.GraphProto, tensor: str) -> str:
+    """What the activation writes that alone reads ``tensor`` and can be part of a convolution; else ``tensor``."""
+    readers = _readers(graph, tensor)
+    fuses = len(readers) == 1 and readers[0].op_type in _FUSED_ACTIVATIONS
+    return readers[0].output[0] if fuses and count_uses(graph)[tensor] == 1 else tensor
+
+
+def _take_bias(scope: Scope, transpose: onnx.NodeProto, released: set[str]) -> Array | None:
+    """The bias ``[n]`` that all strips before ``transpose`` add as their last step, and no longer do then."""
+    last = scope.producer(transpose.input[0])
+    if last is None:
+        return None
+    strips = list(last.input) if last.op_type == "Concat" else list(transpose.input)
+    reader = last if last.op_type == "Concat" else transpose
+    additions = [scope.producer(name) for name in strips]
+    rows = []
+    for node in additions:
+        addend = scope.constant(node.input[1]) if node is not None and node.op_type == "Add" else None
+        if addend is None:
+            return None
+        rows.append(addend.reshape(-1, addend.shape[-1]))
+    bias: Array = rows[0][0].copy()
+    if any(np.any(row != bias) for row in rows):
+        return None
+    for index, node in enumerate(additions):
+        assert node is not None
+        released.add(node.input[1])
+        reader.input[index] = node.input[0]
+        del scope.graph.node[_place(scope.graph, node.output[0])]
+    return bias
+
+
+def _readers(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
+    """Nodes of the graph itself that read ``tensor``, without those of other domains."""
+    return [node for node in graph.node if tensor in node.input and is_default_domain(node)]
 
 
 def _place(graph: onnx.GraphProto, tensor: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from architectures.comparison import assert_same_outputs
@@ -70,6 +71,57 @@ def test_a_convolution_needs_no_pooling_before_it() -> None:
         "Transpose",
         "Conv",
     ]
+
+
+def strips_model(*following: onnx.NodeProto, biases: tuple[int, int] = (1, 1)) -> onnx.ModelProto:
+    """A lowered layer in two strips, each with a bias repeated along its rows; what follows ``a`` reads ``w`` and ``x``."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["last"], "in", perm=[0, 2, 3, 1]),
+        helper.make_node("Split", ["last"], ["top", "bottom"], "cut", axis=1),
+        helper.make_node("Add", ["top", "bias0"], ["upper"], "add0"),
+        helper.make_node("Add", ["bottom", "bias1"], ["lower"], "add1"),
+        helper.make_node("Concat", ["upper", "lower"], ["joined"], "join", axis=1),
+        helper.make_node("Transpose", ["joined"], ["a"], "out", perm=[0, 3, 1, 2]),
+        *following,
+    ]
+    bias = np.array([0.5, -1.0, 2.0, -0.25], np.float32)
+    rows = {f"bias{place}": np.tile(scale * bias, (12, 1)) for place, scale in enumerate(biases)}
+    return small_model(nodes, {"w": weights(4, 4, 3, 3), **rows}, output_shape=[None] * 4)
+
+
+STRIPS = ["Transpose", "Split", "Concat", "Transpose"]
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Tanh"])
+def test_a_bias_added_in_strips_becomes_that_of_a_convolution(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    model = strips_model(helper.make_node(activation, ["a"], ["b"]), helper.make_node("Add", ["b", "x"], ["y"]))
+    result = arranged(model)
+    assert operators(result) == [*STRIPS, "Conv", activation, "Add"]
+    assert {"bias0", "bias1"}.isdisjoint(tensor.name for tensor in result.graph.initializer)
+
+
+def test_a_bias_stays_before_a_next_layer_that_works_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    model = strips_model(
+        helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Transpose", ["b"], ["y"], perm=[0, 2, 3, 1])
+    )
+    expected = ["Transpose", "Split", "Add", "Add", "Concat", "Relu", "Transpose", "Transpose"]
+    assert operators(arranged(model)) == expected
+
+
+def test_a_bias_stays_before_an_activation_that_no_convolution_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    model = strips_model(helper.make_node("Elu", ["a"], ["b"]), helper.make_node("Add", ["b", "x"], ["y"]))
+    expected = ["Transpose", "Split", "Add", "Add", "Concat", "Elu", "Transpose", "MaxPool", "Add"]
+    assert operators(arranged(model)) == expected
+
+
+def test_strips_with_different_addends_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    model = strips_model(helper.make_node("Add", ["a", "x"], ["y"]), biases=(1, 2))
+    expected = ["Transpose", "Split", "Add", "Add", "Concat", "Transpose", "MaxPool", "Add"]
+    assert operators(arranged(model)) == expected
 
 
 def test_other_transposes_stay() -> None:
