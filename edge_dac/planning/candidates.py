@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_dac.convolution import Affine, ConvLayer, Factor, Factorization, FactorShape, Quantization, Rank
+from edge_dac.convolution import (
+    Affine,
+    ConvLayer,
+    Factor,
+    Factorization,
+    FactorShape,
+    FloatArray,
+    Quantization,
+    Rank,
+)
 from edge_dac.errors import UsageError
 from edge_dac.lowerings import INTEGER_LOWERINGS, LOWERINGS
 from edge_dac.schemes import SCHEMES
@@ -17,6 +26,9 @@ FRACTIONS = (0.08, 0.12, 0.18, 0.25, 0.33, 0.42, 0.52, 0.64, 0.78)
 
 LONG_PATCH = 2000
 """Layers with longer input patches get every second share only: each fit of one takes up to a second."""
+
+LONG_FILTER = 64
+"""Taps from which ranks in steps of :data:`RANK_MULTIPLE` are fine enough."""
 
 RANK_MULTIPLE = 8
 """ONNX Runtime's blocked kernels want channel counts that are multiples of their block."""
@@ -97,6 +109,8 @@ def enumerate_candidates(
     unknown = [name for name in schemes if name not in SCHEMES]
     if unknown:
         raise UsageError(f"scheme: expected one of {', '.join(SCHEMES)}, got {unknown[0]!r}")
+    if _is_filter_bank(layer) and "channel" in schemes:
+        schemes = [name for name in schemes if name != "dac"]
     fractions = FRACTIONS[::2] if layer.weight[0].size > LONG_PATCH else FRACTIONS
     candidates = [ORIGINAL]
     for name in dict.fromkeys(("dense", *(() if exact_only else schemes))):
@@ -114,6 +128,11 @@ def enumerate_candidates(
                 applicable += integer_lowerings_for(layer, candidate)
             candidates.extend(Candidate(name, rank, lowering) for lowering in applicable)
     return list(dict.fromkeys(candidates))
+
+
+def _is_filter_bank(layer: ConvLayer) -> bool:
+    """Long filters of a single channel, as spectra have them: ``dac`` gives what ``channel`` gives, and takes far longer."""
+    return layer.in_channels == 1 and layer.weight[0].size >= LONG_FILTER
 
 
 def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorization:
@@ -135,6 +154,16 @@ def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorizatio
 
 
 def _timing_quantization(factors: Sequence[Factor], has_grids: bool) -> Quantization:
-    """The same for all layers, so that their maps stay in integers from one to the next as they do in a plan."""
-    scales = tuple(np.ones(len(factor.weight), np.float32) for factor in factors)
+    """The same grids for all layers, so that their maps stay in integers from one to the next as they do in a plan.
+
+    Weights fill their range: ONNX Runtime takes the packed kernels of two shapes for the same if all are zero, and
+    then does not open the model.
+    """
+    scales = tuple(_filling_scales(factor.weight) for factor in factors)
     return Quantization(scales, (Affine(1.0, 0),) * (len(factors) + 1) if has_grids else ())
+
+
+def _filling_scales(weight: FloatArray) -> FloatArray:
+    """By output channel, so that the largest weight becomes 127."""
+    largest: FloatArray = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    return largest / np.float32(127.0)
