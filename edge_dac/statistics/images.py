@@ -2,8 +2,8 @@
 
 Overlapping shapes with power-law sizes ("dead leaves"; Lee, Mumford and Huang, IJCV 2001) give the edges and the scale
 invariance of natural images, strokes and glyphs those of text and line drawings; smooth shading, changing light and
-sensor noise do the rest. Inputs that are no images get a fitting generator: coloured noise for signals, normal numbers
-for features, uniform numbers for indices.
+sensor noise do the rest. Inputs that are no images get a fitting generator: voices and coloured noise for signals
+(``signals.py``), normal numbers for features, uniform numbers for indices.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_dac.statistics.input_values import InputSpec, Layout
+from edge_dac.statistics.signals import signal
 
 Canvas = npt.NDArray[np.float32]
 """``[height, width, channels]``, values about 0 to 1."""
@@ -45,26 +46,12 @@ def _sample(spec: InputSpec, index: int, rng: np.random.Generator) -> npt.NDArra
     if spec.layout is Layout.INDICES:
         return rng.integers(int(spec.low), int(spec.high) + 1, size=shape)
     if spec.layout is Layout.SIGNAL:
-        return spec.from_unit(_signal(rng, shape))
+        return spec.from_unit(signal(rng, shape, index))
     if spec.layout is Layout.FEATURES:
         return spec.from_unit(rng.normal(0.5, 0.25, size=shape).astype(np.float32))
     height, width = spec.image_size
     canvas = PAINTERS[index % KINDS](rng, height, width, spec.channels)
     return spec.from_unit(spec.arrange(np.clip(canvas, 0.0, 1.0)))
-
-
-def _signal(rng: np.random.Generator, shape: tuple[int, ...]) -> Canvas:
-    """Pink noise with slow changes of loudness along the longest axis, one spectrum slope per sample."""
-    axis = int(np.argmax(shape)) if shape else 0
-    length = shape[axis] if shape else 1
-    frequency = np.maximum(np.fft.rfftfreq(length), 1.0 / max(length, 2))
-    rest = tuple(extent for index, extent in enumerate(shape) if index != axis)
-    spectrum = rng.normal(size=(*rest, frequency.size)) + 1j * rng.normal(size=(*rest, frequency.size))
-    noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0.3, 1.2), n=length)
-    knots = max(2, length // 400)
-    loudness = np.interp(np.arange(length), np.linspace(0, length - 1, knots), rng.uniform(0.1, 1.0, knots))
-    noise *= loudness / max(float(noise.std()), 1e-12)
-    return np.moveaxis(np.clip(0.5 + 0.15 * noise, 0.0, 1.0), -1, axis).reshape(shape).astype(np.float32)
 
 
 def _noise_field(rng: np.random.Generator, height: int, width: int, channels: int, slope: float) -> Canvas:
