@@ -11,12 +11,13 @@ import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray: TypeAlias = npt.NDArray[np.floating]
+Int8Array: TypeAlias = npt.NDArray[np.int8]
 Rank: TypeAlias = int | tuple[int, int]
 SpatialSize: TypeAlias = tuple[int | None, ...]
 
@@ -108,14 +109,27 @@ class FactorShape:
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """One convolution of a chain. ``weight``: ``[out, in/groups, *kernel]``, float32."""
+    """One convolution of a chain.
 
-    weight: FloatArray
+    Attributes:
+        values: ``[out, in/groups, *kernel]``: the weight, or integers of 8 bits where it lies on a grid of ``steps``.
+        steps: ``[out]``: what an integer of each output channel is worth.
+    """
+
+    values: FloatArray | Int8Array
     attributes: ConvAttributes
+    steps: FloatArray | None = None
+
+    @property
+    def weight(self) -> FloatArray:
+        """``[out, in/groups, *kernel]``, float32; made anew each time where it lies on a grid."""
+        if self.steps is None:
+            return cast(FloatArray, self.values)
+        return np.asarray(self.values * self.steps.reshape(-1, *(1,) * (self.values.ndim - 1)), self.steps.dtype)
 
     @property
     def shape(self) -> FactorShape:
-        out, per_group, *kernel = self.weight.shape
+        out, per_group, *kernel = self.values.shape
         return FactorShape(out, per_group * self.attributes.groups, tuple(kernel), self.attributes)
 
 
@@ -209,14 +223,12 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """In what integers the factors of a layer are computed.
+    """In what integers the maps between factors are computed; the factors' weights lie on grids of their own.
 
     Attributes:
-        weight_scales: for each factor ``[out]``; its weights are integers times these.
         grids: of the layer's input and of what each factor writes; empty where they are found anew in every run.
     """
 
-    weight_scales: tuple[FloatArray, ...]
     grids: tuple[Affine, ...] = ()
 
 
@@ -234,7 +246,7 @@ class Factorization:
     details: dict[str, str] = field(default_factory=dict)
     """What a scheme wants to say of itself, for example the orientation that ``spatial`` took."""
     quantization: Quantization | None = None
-    """Where the factors are to be computed in integers."""
+    """Where the factors, all with ``steps``, are to be computed in integers."""
 
     @property
     def chain(self) -> tuple[FactorShape, ...]:

@@ -8,16 +8,13 @@ A convolution reads and writes 8-bit maps: ``QuantizeLinear``, ``QLinearConv``, 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
 from edge_dac.convolution import (
     Affine,
     ConvLayer,
-    Factor,
     Factorization,
     FactorShape,
-    FloatArray,
     Quantization,
     Reason,
     Refusal,
@@ -56,14 +53,8 @@ class IntegerArithmetic:
         if quantization.grids:
             _write_convolutions(writer, factorization, quantization, input_name, output_name)
         else:
-            _write_product(writer, factorization, quantization, input_name, output_name)
+            _write_product(writer, factorization, input_name, output_name)
         return writer.finish()
-
-
-def _integers(factor: Factor, scales: FloatArray) -> npt.NDArray[np.int8]:
-    """``[out, in/groups, *kernel]``."""
-    columns = scales.reshape(-1, *(1,) * (factor.weight.ndim - 1))
-    return np.round(factor.weight / columns).astype(np.int8)
 
 
 def _write_convolutions(
@@ -72,17 +63,18 @@ def _write_convolutions(
     grids = [_grid(writer, f"grid{index}", grid) for index, grid in enumerate(quantization.grids)]
     current = writer.node("QuantizeLinear", "quantize", [input_name, *grids[0]])
     last = len(factorization.factors) - 1
-    for index, (factor, scales) in enumerate(zip(factorization.factors, quantization.weight_scales, strict=True)):
-        name = f"factor{index}"
+    for index, factor in enumerate(factorization.factors):
+        assert factor.steps is not None
+        name, steps = f"factor{index}", factor.steps
         weights = [
-            writer.values(f"{name}/weight", _integers(factor, scales)),
-            writer.values(f"{name}/weight/scale", scales),
-            writer.values(f"{name}/weight/zero", np.zeros(len(scales), np.int8)),
+            writer.values(f"{name}/weight", factor.values),
+            writer.values(f"{name}/weight/scale", steps),
+            writer.values(f"{name}/weight/zero", np.zeros(len(steps), np.int8)),
         ]
         inputs = [current, *grids[index], *weights, *grids[index + 1]]
         if index == last and factorization.bias is not None:
-            step = np.float32(quantization.grids[index].scale)
-            bias = np.round(factorization.bias / (scales.astype(np.float64) * step))
+            source_step = np.float32(quantization.grids[index].scale)
+            bias = np.round(factorization.bias / (steps.astype(np.float64) * source_step))
             inputs.append(writer.values(f"{name}/bias", bias.astype(np.int32)))
         attributes = node_attributes(factor.shape.kernel, factor.attributes)
         current = writer.node("QLinearConv", name, inputs, **attributes)
@@ -97,16 +89,15 @@ def _grid(writer: Writer, suffix: str, affine: Affine) -> list[str]:
     ]
 
 
-def _write_product(
-    writer: Writer, factorization: Factorization, quantization: Quantization, input_name: str, output_name: str
-) -> None:
-    (factor,), (scales,) = factorization.factors, quantization.weight_scales
+def _write_product(writer: Writer, factorization: Factorization, input_name: str, output_name: str) -> None:
+    (factor,) = factorization.factors
+    assert factor.steps is not None
     quantized, scale, zero = writer.quantize_dynamically("quantize", input_name)
-    matrix = writer.values("weight", np.ascontiguousarray(_integers(factor, scales).T))
-    zeros = writer.values("weight/zero", np.zeros(len(scales), np.int8))
+    matrix = writer.values("weight", np.ascontiguousarray(factor.values.T))
+    zeros = writer.values("weight/zero", np.zeros(len(factor.steps), np.int8))
     product = writer.node("MatMulInteger", "product", [quantized, matrix, zero, zeros])
     real = writer.node("Cast", "cast", [product], to=TensorProto.FLOAT)
-    steps = writer.node("Mul", "steps", [scale, writer.values("weight/scale", scales)])
+    steps = writer.node("Mul", "steps", [scale, writer.values("weight/scale", factor.steps)])
     if factorization.bias is None:
         writer.node("Mul", "scale", [real, steps], output_name)
     else:

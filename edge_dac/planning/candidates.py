@@ -148,22 +148,22 @@ def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorizatio
         pattern = random.uniform(0.5, 1.5, 4096).astype(np.float32) * np.float32(scale)
         pattern[::2] *= -1
         factors.append(Factor(np.resize(pattern, extents), shape.attributes))
-    quantization = _timing_quantization(factors, layer.axes > 0) if candidate.computes_integers else None
+    quantization = None
+    if candidate.computes_integers:
+        factors = [_in_integers(factor) for factor in factors]
+        # The same for all layers, so that their maps stay in integers from one to the next as they do in a plan.
+        quantization = Quantization((Affine(1.0, 0),) * (len(factors) + 1) if layer.axes else ())
     rank = scheme_rank(candidate, layer)
     return Factorization(candidate.scheme, rank, tuple(factors), layer.bias, quantization=quantization)
 
 
-def _timing_quantization(factors: Sequence[Factor], has_grids: bool) -> Quantization:
-    """The same grids for all layers, so that their maps stay in integers from one to the next as they do in a plan.
+def _in_integers(factor: Factor) -> Factor:
+    """On a grid whose end the largest weight of each output channel takes.
 
-    Weights fill their range: ONNX Runtime takes the packed kernels of two shapes for the same if all are zero, and
-    then does not open the model.
+    Of weights that are all zero ONNX Runtime takes the packed kernels of two shapes for the same, and then does not open
+    the model.
     """
-    scales = tuple(_filling_scales(factor.weight) for factor in factors)
-    return Quantization(scales, (Affine(1.0, 0),) * (len(factors) + 1) if has_grids else ())
-
-
-def _filling_scales(weight: FloatArray) -> FloatArray:
-    """By output channel, so that the largest weight becomes 127."""
-    largest: FloatArray = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    return largest / np.float32(127.0)
+    values = factor.weight
+    steps: FloatArray = np.abs(values).reshape(len(values), -1).max(axis=1) / np.float32(127.0)
+    integers = np.round(values / steps.reshape(-1, *(1,) * (values.ndim - 1)))
+    return Factor(integers.astype(np.int8), factor.attributes, steps)

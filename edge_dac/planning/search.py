@@ -24,6 +24,10 @@ EXACT_ERROR = 1e-6
 """Output error up to which a plan counts as exact: rounding of float32 through a deep network (a squared norm)."""
 
 
+OUT_OF_REACH = 1.25
+"""A prediction this far beyond a limit is believed before anything was measured."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What a search found.
@@ -101,8 +105,10 @@ def _least_latency(planner: Planner, max_error: float) -> Outcome:
 
 
 def _within_limits(planner: Planner, budget: Budget) -> Outcome:
-    exact = planner.propose(planner.fastest_exact())
     limits = _limits(planner, budget)
+    if budget.max_error != 0.0 and _is_out_of_reach(planner, limits):
+        return _corrected(planner, budget)
+    exact = planner.propose(planner.fastest_exact())
     if not _shortfalls(planner, exact, budget):
         return Outcome(exact if exact.is_faster else None, met=True)
     if _only_latency(limits) and (limits.latency_ms or 0.0) >= planner.reference_ms:
@@ -112,10 +118,17 @@ def _within_limits(planner: Planner, budget: Budget) -> Outcome:
     return _corrected(planner, budget, exact)
 
 
-def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
+def _is_out_of_reach(planner: Planner, limits: Limits) -> bool:
+    """Whether the limit lies so far below what is exact that the largest of all models need not be built to know it."""
+    if limits.latency_ms is None:
+        return False
+    predicted_ms = planner.predicted_ratio(planner.fastest_exact()) * planner.reference_ms
+    return predicted_ms > OUT_OF_REACH * limits.latency_ms
+
+
+def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None) -> Outcome:
     """Select, build, measure, learn; until the measured latency is within the tolerance of the limit or nothing changes."""
     best: Proposal | None = None
-    nearest = exact
     tried: list[Mapping[str, Option]] = []
     aim = 1.0 - TOLERANCE / 2
     for step in range(MAX_CORRECTIONS):
@@ -133,14 +146,16 @@ def _corrected(planner: Planner, budget: Budget, exact: Proposal) -> Outcome:
         if proposal.is_faster and not _shortfalls(planner, proposal, budget):
             if best is None or proposal.score < best.score:
                 best = proposal
-        elif proposal.built.ratio < nearest.built.ratio:
+        elif nearest is None or proposal.built.ratio < nearest.built.ratio:
             nearest = proposal
         if limits.latency_ms is not None:
             share = proposal.built.ratio * planner.reference_ms / limits.latency_ms
             if 1.0 - TOLERANCE <= share <= 1.0:
                 break
     planner.progress(Progress("verify", 1.0, "whole model"))
-    return Outcome(best, met=True) if best is not None else _missed(planner, nearest, budget)
+    if best is not None:
+        return Outcome(best, met=True)
+    return _missed(planner, nearest or planner.propose(planner.fastest_exact()), budget)
 
 
 def _scaled(limits: Limits, factor: float) -> Limits:

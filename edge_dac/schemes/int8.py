@@ -119,8 +119,8 @@ def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | 
         UsageError: a convolution's ranges are not known.
     """
     if layer.axes == 0:
-        pairs = [_rounded(factor, None, None, bits) for factor in factorization.factors]
-        return _with(factorization, pairs, ())
+        factors = [_rounded(factor, None, None, bits) for factor in factorization.factors]
+        return replace(factorization, factors=tuple(factors), quantization=Quantization())
     if moments is None or moments.ranges is None:
         raise UsageError(f"{layer.name}: int8: expected the ranges of its input and output, got none")
     factors = list(factorization.factors)
@@ -130,15 +130,9 @@ def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | 
         factors[index], factors[index + 1], grid = _normalized(layer, factors[: index + 2], moments)
         grids.append(grid)
     biases = [None] * last + [factorization.bias]
-    pairs = [_rounded(f, bias, grid, bits) for f, bias, grid in zip(factors, biases, grids, strict=True)]
-    return _with(factorization, pairs, (*grids, Affine.covering(*moments.ranges.target)))
-
-
-def _with(
-    factorization: Factorization, rounded: Sequence[tuple[Factor, FloatArray]], grids: tuple[Affine, ...]
-) -> Factorization:
-    quantization = Quantization(tuple(scales for _, scales in rounded), grids)
-    return replace(factorization, factors=tuple(factor for factor, _ in rounded), quantization=quantization)
+    rounded = [_rounded(f, bias, grid, bits) for f, bias, grid in zip(factors, biases, grids, strict=True)]
+    quantization = Quantization((*grids, Affine.covering(*moments.ranges.target)))
+    return replace(factorization, factors=tuple(rounded), quantization=quantization)
 
 
 def _normalized(layer: ConvLayer, factors: list[Factor], moments: Moments) -> tuple[Factor, Factor, Affine]:
@@ -157,8 +151,8 @@ def _normalized(layer: ConvLayer, factors: list[Factor], moments: Moments) -> tu
     rows = spreads.reshape(-1, *(1,) * (before.weight.ndim - 1))
     dtype = before.weight.dtype
     return (
-        replace(before, weight=(before.weight / rows).astype(dtype)),
-        replace(after, weight=(weight * columns).reshape(after.weight.shape).astype(dtype)),
+        replace(before, values=(before.weight / rows).astype(dtype)),
+        replace(after, values=(weight * columns).reshape(after.weight.shape).astype(dtype)),
         Affine.covering(float(means.min()) - REACH, float(means.max()) + REACH),
     )
 
@@ -172,13 +166,13 @@ def _centred(weight: FloatArray, kernel: tuple[int, ...]) -> FloatArray:
     return result
 
 
-def _rounded(factor: Factor, bias: FloatArray | None, source: Affine | None, bits: int) -> tuple[Factor, FloatArray]:
-    """The factor on its grid, and the scales ``[out]`` of that: the largest weight at its end, the bias within 32 bits."""
+def _rounded(factor: Factor, bias: FloatArray | None, source: Affine | None, bits: int) -> Factor:
+    """The factor on a grid: the largest weight at its end, the bias within 32 bits."""
     weight = factor.weight
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scales: FloatArray = np.maximum(largest / (2 ** (bits - 1) - 1), SMALLEST_SCALE)
+    steps: FloatArray = np.maximum(largest / (2 ** (bits - 1) - 1), SMALLEST_SCALE)
     if source is not None and bias is not None:
-        scales = np.maximum(scales, np.abs(bias) / (source.scale * LARGEST_BIAS))
-    scales = np.asarray(scales, np.float32)
-    columns = scales.reshape(-1, *(1,) * (weight.ndim - 1))
-    return replace(factor, weight=np.round(weight / columns) * columns), scales
+        steps = np.maximum(steps, np.abs(bias) / (source.scale * LARGEST_BIAS))
+    steps = np.asarray(steps, np.float32)
+    integers = np.round(weight / steps.reshape(-1, *(1,) * (weight.ndim - 1)))
+    return Factor(integers.astype(np.int8), factor.attributes, steps)

@@ -89,7 +89,7 @@ def test_no_change_of_the_last_factor_lowers_the_error(name: str, case: tuple[Co
     for _ in range(3):
         step = 1e-3 * rng.standard_normal(last.weight.shape) * np.abs(last.weight).max()
         for sign in (1, -1):
-            moved = replace(plain, factors=(first, replace(last, weight=last.weight + sign * step)))
+            moved = replace(plain, factors=(first, replace(last, values=last.weight + sign * step)))
             assert layer_error(layer, moved, centred) >= best * (1 - 1e-6)
 
 

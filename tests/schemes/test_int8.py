@@ -45,12 +45,12 @@ def test_a_grid_holds_zero_exactly_and_reaches_both_ends(low: float, high: float
 def test_weights_lie_on_the_grid_of_their_channel(make_layer: MakeLayer, bits: int, groups: int) -> None:
     layer = make_layer(8, 4, (3, 3), groups=groups)
     made = INT8.factorize(layer, bits, known(layer, (0, 1), (-3, 3)))
-    assert made.quantization is not None
-    scales = made.quantization.weight_scales[0].reshape(-1, 1, 1, 1)
-    integers = made.factors[0].weight / scales
-    np.testing.assert_allclose(integers, np.round(integers), atol=1e-5)
-    assert np.abs(integers).max() <= 2 ** (bits - 1) - 1 + 1e-5
-    assert np.all(np.abs(made.factors[0].weight - layer.weight) <= scales / 2 * (1 + 1e-6))
+    factor = made.factors[0]
+    assert factor.values.dtype == np.int8
+    assert factor.steps is not None
+    assert np.abs(factor.values).max() <= 2 ** (bits - 1) - 1
+    steps = factor.steps.reshape(-1, 1, 1, 1)
+    assert np.all(np.abs(factor.weight - layer.weight) <= steps / 2 * (1 + 1e-6))
 
 
 def test_a_channel_without_weights_keeps_its_bias(make_layer: MakeLayer) -> None:
@@ -58,7 +58,8 @@ def test_a_channel_without_weights_keeps_its_bias(make_layer: MakeLayer) -> None
     layer.weight[2] = 0.0
     made = INT8.factorize(layer, 8, known(layer, (0, 1), (-3, 3)))
     assert made.quantization is not None
-    steps = layer.bias / (made.quantization.weight_scales[0] * made.quantization.grids[0].scale)
+    assert made.factors[0].steps is not None
+    steps = layer.bias / (made.factors[0].steps * made.quantization.grids[0].scale)
     assert np.all(np.abs(steps) <= 2**30 * (1 + 1e-6))
     assert np.all(made.factors[0].weight[2] == 0.0)
 

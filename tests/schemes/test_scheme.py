@@ -89,7 +89,7 @@ def test_shapes_macs_and_composition_agree_with_the_factors(
     composed = compose(factorization)
     assert composed.shape == layer.weight.shape
     image = np.random.default_rng(1).standard_normal((layer.in_channels, *layer.input_size))
-    whole = convolve(image, replace(SCHEMES["dense"].factorize(layer, 1).factors[0], weight=composed))
+    whole = convolve(image, replace(SCHEMES["dense"].factorize(layer, 1).factors[0], values=composed))
     chained = reduce(convolve, factorization.factors, image)
     np.testing.assert_allclose(chained, whole, rtol=1e-9, atol=1e-10 * np.abs(layer.weight).max())
 
