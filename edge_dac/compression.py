@@ -11,7 +11,6 @@ from threadpoolctl import threadpool_limits
 from edge_dac.device.profile import profile_device
 from edge_dac.errors import BudgetUnreachableError, UsageError
 from edge_dac.planning.budget import Budget
-from edge_dac.planning.building import with_plan
 from edge_dac.planning.candidates import ORIGINAL
 from edge_dac.planning.plan import LayerChoice, Plan, Refused
 from edge_dac.planning.planner import DEFAULT_SCHEMES, Planner, PlannerSettings, Proposal
@@ -165,7 +164,7 @@ def _compressed(planner: Planner, proposal: Proposal | None, budget: Budget, out
         plan = replace(plan, warnings=plan.warnings + outcome.warnings)
     if proposal is None or not (proposal.replaces_layers or proposal.is_faster):
         return Compressed(plan, planner.subject.path.read_bytes(), changed=False)
-    return Compressed(plan, with_plan(planner.model(proposal.choices), plan), changed=True)
+    return Compressed(plan, planner.model(proposal.choices, plan), changed=True)
 
 
 def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:

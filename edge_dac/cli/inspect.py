@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     original = None
     if not arguments.no_timing:
         original = measure_original(
-            subject.serialized, subject.proto, subject.inventory, subject.timing_feed, arguments.threads
+            subject.detached, subject.proto, subject.inventory, subject.timing_feed, arguments.threads
         )
     spent = original.layer_ms if original else {}
     layers = [_describe(layer, spent.get(layer.name)) for layer in subject.inventory.layers]

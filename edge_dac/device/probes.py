@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -140,8 +140,7 @@ def compare(
     """
     for session in sessions:
         session.run(None, feeds)
-    # With one thread the caller does all the work, and its processor time leaves out what others interrupted it for.
-    busy_clock = time.thread_time if threads == 1 else time.perf_counter
+    busy_clock = _busy_clock(threads)
     wall: list[list[float]] = []
     busy: list[list[float]] = []
     started = time.perf_counter()
@@ -165,10 +164,17 @@ def compare(
     return Comparison(np.array(wall).T, np.array(busy).T)
 
 
+def _busy_clock(threads: int) -> Callable[[], float]:
+    """With one thread the caller does all the work, and its processor time leaves out what others interrupted it for."""
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
 class ProfiledModel:
     """A session with ONNX Runtime's profiler on. Use as a context manager; the profile file does not outlive it."""
 
     def __init__(self, model: AnyModel, threads: int) -> None:
+        self._clock = _busy_clock(threads)
+        self._busy_shares: list[float] = []
         self._folder = tempfile.TemporaryDirectory(prefix="edge-dac-probe-")
         options = session_options(threads)
         options.enable_profiling = True
@@ -185,8 +191,13 @@ class ProfiledModel:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def run(self, feeds: Feeds) -> None:
+    def run(self, feeds: Feeds) -> float:
+        """Busy seconds of a run."""
+        begin, busy_begin = time.perf_counter(), self._clock()
         self.session.run(None, feeds)
+        busy_s = self._clock() - busy_begin
+        self._busy_shares.append(min(busy_s / (time.perf_counter() - begin), 1.0))
+        return busy_s
 
     def node_runs(self) -> dict[str, npt.NDArray[np.float64]]:
         """Kernel milliseconds ``[runs]`` by node name, in execution order. Ends the profile: call once."""
@@ -202,6 +213,23 @@ class ProfiledModel:
             row = durations.setdefault(name.removesuffix("_kernel_time"), np.zeros(len(runs)))
             row[run] += event["dur"] / 1e3
         return durations
+
+    def timing(self, warm_up: int) -> Timing:
+        """Kernel times without those of the first runs. Ends the profile: call once."""
+        rows = {name: runs[warm_up:] for name, runs in self.node_runs().items()}
+        return Timing(undisturbed_ms(rows, self._busy_shares[warm_up:]))
+
+
+def undisturbed_ms(node_runs: Mapping[str, npt.NDArray[np.float64]], busy_shares: Sequence[float]) -> dict[str, float]:
+    """Milliseconds of every node from its wall times ``[runs]`` and the share of each run that its thread was busy.
+
+    What interrupts a run falls on some of its nodes, nobody knows which. They get the proportions of their own undisturbed
+    times, and together the time that the thread was busy.
+    """
+    node_ms = {name: float(np.percentile(runs, UNDISTURBED_PERCENTILE)) for name, runs in node_runs.items()}
+    busy_ms = np.sum(list(node_runs.values()), axis=0) * np.asarray(busy_shares)
+    scale = float(np.percentile(busy_ms, UNDISTURBED_PERCENTILE)) / max(sum(node_ms.values()), 1e-9)
+    return {name: scale * value for name, value in node_ms.items()}
 
 
 @contextlib.contextmanager
@@ -225,22 +253,8 @@ def profile_models(
                 model.run(feeds)
         times: list[list[float]] = []
         while len(times) < rounds or (len(times) < 4 * rounds and _uncertainty(times) > PROBE_PRECISION):
-            times.append([_run_s(model, feeds) for model in opened])
-        return [
-            Timing(
-                {
-                    name: float(np.percentile(runs[warm_up:], UNDISTURBED_PERCENTILE))
-                    for name, runs in model.node_runs().items()
-                }
-            )
-            for model in opened
-        ]
-
-
-def _run_s(model: ProfiledModel, feeds: Feeds) -> float:
-    begin = time.perf_counter()
-    model.run(feeds)
-    return time.perf_counter() - begin
+            times.append([model.run(feeds) for model in opened])
+        return [model.timing(warm_up) for model in opened]
 
 
 def _uncertainty(times: Sequence[Sequence[float]]) -> float:

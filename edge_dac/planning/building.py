@@ -45,10 +45,13 @@ class Built:
         return self.comparison.undisturbed_ratio(1)
 
 
-def build_model(subject: Subject, chosen: Mapping[str, tuple[Candidate, Factorization]]) -> onnx.ModelProto:
-    """The subject with the chosen layers replaced."""
+def build_model(
+    subject: Subject, chosen: Mapping[str, tuple[Candidate, Factorization]], plan: Plan | None = None
+) -> onnx.ModelProto:
+    """The subject with the chosen layers replaced, and the plan recorded in its metadata."""
+    metadata = {} if plan is None else {PLAN_KEY: json.dumps(plan.to_json(), separators=(",", ":"))}
     replacements = {name: _replacement(candidate, factors) for name, (candidate, factors) in chosen.items()}
-    return replace_layers(subject.proto, subject.inventory, replacements)
+    return replace_layers(subject.proto, subject.inventory, replacements, metadata=metadata)
 
 
 def _replacement(candidate: Candidate, factorization: Factorization) -> Callable[[ConvLayer, str, str], LoweredLayer]:
@@ -56,17 +59,6 @@ def _replacement(candidate: Candidate, factorization: Factorization) -> Callable
         return lowering_of(candidate.lowering).lower(layer, factorization, input_name, output_name)
 
     return replace
-
-
-def with_plan(model: bytes, plan: Plan) -> bytes:
-    """The model with the plan recorded in its metadata.
-
-    A protobuf message may be written in parts: the entry is appended to the serialized model, which saves parsing it.
-    """
-    addition = onnx.ModelProto()
-    entry = addition.metadata_props.add()
-    entry.key, entry.value = PLAN_KEY, json.dumps(plan.to_json(), separators=(",", ":"))
-    return model + bytes(addition.SerializeToString())
 
 
 class Verifier:

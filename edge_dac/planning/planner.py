@@ -14,12 +14,13 @@ from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.latency_table import LatencyTable, original_key
 from edge_dac.device.probes import compare
 from edge_dac.device.profile import DeviceProfile, profile_device
-from edge_dac.graph.loading import serialize
+from edge_dac.graph.loading import serialize_and_discard
 from edge_dac.planning.building import Built, Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
 from edge_dac.planning.correction import LatencyCorrection
 from edge_dac.planning.fidelity_table import FidelityTable, Judgement, samples_key
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
+from edge_dac.planning.plan import Plan
 from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
 from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
 from edge_dac.planning.sensitivity import measure_damage
@@ -143,7 +144,7 @@ class Planner:
         original = table.original(key)
         if original is None:
             original = measure_original(
-                subject.serialized, subject.proto, subject.inventory, subject.timing_feed, threads
+                subject.detached, subject.proto, subject.inventory, subject.timing_feed, threads
             )
             table.put_original(key, original)
         return LatencyEstimator(table, threads, original)
@@ -208,7 +209,7 @@ class Planner:
     def probe(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
         """Measure what the latency table lacks."""
         prober = Prober(
-            self.subject.serialized,
+            self.subject.detached,
             self.subject.proto,
             self.subject.inventory,
             self.subject.timing_feed,
@@ -323,9 +324,9 @@ class Planner:
         saved_ms = sum(spent[name] - option.latency_ms for name, option in choices.items())
         return 1.0 - saved_ms / self.reference_ms
 
-    def model(self, choices: Mapping[str, Option]) -> bytes:
-        """The serialized model of a selection."""
-        return serialize(build_model(self.subject, self._factored(choices)), self.subject.path)
+    def model(self, choices: Mapping[str, Option], plan: Plan) -> bytes:
+        """The serialized model of a selection, with the plan in its metadata."""
+        return serialize_and_discard(build_model(self.subject, self._factored(choices), plan), self.subject.path)
 
     def _factored(self, choices: Mapping[str, Option]) -> dict[str, tuple[Candidate, Factorization]]:
         return {name: self._chosen(name, o.candidate) for name, o in choices.items() if o.candidate != ORIGINAL}

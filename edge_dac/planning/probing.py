@@ -20,7 +20,7 @@ import onnx
 from edge_dac.convolution import ConvLayer
 from edge_dac.device.latency_table import LatencyTable, LayerLatency, candidate_key, layer_signature
 from edge_dac.device.probes import AnyModel, Feeds, profile_models
-from edge_dac.graph.detached import detach
+from edge_dac.graph.detached import DetachedModel, detach
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LoweredLayer, lowering_of
@@ -90,7 +90,7 @@ class LatencyEstimator:
 
 
 def measure_original(
-    model: bytes, proto: onnx.ModelProto, inventory: Inventory, feeds: Feeds, threads: int
+    model: AnyModel, proto: onnx.ModelProto, inventory: Inventory, feeds: Feeds, threads: int
 ) -> LayerLatency:
     """Times of the untouched model, by layer."""
     (first,) = profile_models([model], feeds, threads, rounds=1)
@@ -107,7 +107,7 @@ class Prober:
     """Measures what is missing in a latency table.
 
     Args:
-        model: serialized canonical model, the reference of every probe.
+        model: canonical model, the reference of every probe.
         proto: the same, parsed.
         inventory: its layers.
         feeds: inputs of the runs.
@@ -118,7 +118,7 @@ class Prober:
 
     def __init__(
         self,
-        model: bytes,
+        model: DetachedModel,
         proto: onnx.ModelProto,
         inventory: Inventory,
         feeds: Feeds,
@@ -132,7 +132,7 @@ class Prober:
         self._layers = {layer.name: layer for layer in inventory.layers}
         self._reference_owner = Attribution(proto, self._layers)
         largest = max((_activation_bytes(layer) for layer in inventory.layers), default=0)
-        self._batch = int(np.clip(PROBED_AT_ONCE_BYTES // (len(model) + ACTIVATIONS_HELD * largest + 1), 1, 4))
+        self._batch = int(np.clip(PROBED_AT_ONCE_BYTES // (model.size_bytes + ACTIVATIONS_HELD * largest + 1), 1, 4))
 
     def fill(
         self,

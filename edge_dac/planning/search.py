@@ -81,7 +81,7 @@ def _limits(planner: Planner, budget: Budget) -> Limits:
         total = sum(layer.macs for layer in planner.subject.inventory.layers)
         macs = max(budget.mac_fraction * total - sum(layer.macs for layer in others), 0.0)
     if budget.memory_bytes is not None:
-        kept = len(planner.subject.serialized) - sum(weight_bytes(ORIGINAL, layer) for layer in planner.considered)
+        kept = planner.subject.detached.size_bytes - sum(weight_bytes(ORIGINAL, layer) for layer in planner.considered)
         size = max(budget.memory_bytes - kept, 0.0)
     return Limits(None if ratio is None else ratio * planner.reference_ms, macs, size)
 

@@ -14,8 +14,9 @@ import onnx
 
 from edge_dac.device.probes import Feeds
 from edge_dac.graph.canonical import canonicalize_in_place
+from edge_dac.graph.detached import DetachedModel, detach
 from edge_dac.graph.layers import Inventory, find_layers
-from edge_dac.graph.loading import load_model, model_digest, serialize
+from edge_dac.graph.loading import load_model, model_digest
 from edge_dac.graph.shapes import resolve_input_shapes
 from edge_dac.statistics.execution import feeds
 from edge_dac.statistics.images import synthetic_inputs
@@ -64,9 +65,11 @@ class Subject:
     calibration: Samples | None = None
 
     @cached_property
-    def serialized(self) -> bytes:
-        """The canonical model, serialized once."""
-        return serialize(self.proto, self.path)
+    def detached(self) -> DetachedModel:
+        """The canonical model, to open sessions from."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.proto)
+        return detach(copy)
 
     @cached_property
     def fit_samples(self) -> Samples:

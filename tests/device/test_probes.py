@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from architectures.tiny import TINY_SHAPE, make_tiny_network
 
-from edge_dac.device.probes import Comparison, ProfiledModel, compare, open_session, profile_models, session_options
+from edge_dac.device.probes import (
+    Comparison,
+    ProfiledModel,
+    compare,
+    open_session,
+    profile_models,
+    session_options,
+    undisturbed_ms,
+)
 from edge_dac.errors import ModelFormatError
 
 FEEDS = {"x": np.ones(TINY_SHAPE, np.float32)}
@@ -55,3 +63,17 @@ def test_node_runs_are_one_row_a_run() -> None:
 def test_what_the_runtime_does_not_accept_is_a_typed_error() -> None:
     with pytest.raises(ModelFormatError, match="does not accept"):
         open_session(b"no model", session_options(1))
+
+
+def test_a_thread_that_shares_its_core_takes_no_longer() -> None:
+    undisturbed = {"a": np.full(6, 2.0), "b": np.full(6, 6.0), "c": np.full(6, 1.0)}
+    disturbed = {name: runs.copy() for name, runs in undisturbed.items()}
+    disturbed["b"][:5] += 9.0  # in five of six runs something else takes as long as the whole run
+    shares = [0.5] * 5 + [1.0]
+    assert undisturbed_ms(undisturbed, [1.0] * 6) == pytest.approx({"a": 2.0, "b": 6.0, "c": 1.0})
+    assert sum(undisturbed_ms(disturbed, shares).values()) == pytest.approx(9.0)
+
+
+def test_a_few_interruptions_change_no_node() -> None:
+    runs = {"a": np.full(6, 2.0), "b": np.array([6.0, 6.0, 15.0, 6.0, 6.0, 6.0])}
+    assert undisturbed_ms(runs, [1.0, 1.0, 8.0 / 17.0, 1.0, 1.0, 1.0]) == pytest.approx({"a": 2.0, "b": 6.0})

@@ -12,7 +12,7 @@ from architectures import build_cifar_vgg
 from onnx import TensorProto, helper
 
 from edge_dac.errors import ModelFormatError, ModelNotFoundError, ModelTooLargeError, UsageError
-from edge_dac.graph.loading import load_model, model_digest, save_model
+from edge_dac.graph.loading import load_model, model_digest, save_model, serialize_and_discard
 
 
 @pytest.fixture
@@ -37,6 +37,24 @@ def test_what_was_saved_is_loaded(model: onnx.ModelProto, saved: Path) -> None:
     assert load_model(saved) == model
     assert load_model(str(saved)) == model
     assert model_digest(saved) == hashlib.sha256(saved.read_bytes()).hexdigest()
+
+
+def test_parts_make_the_same_model(model: onnx.ModelProto) -> None:
+    model.metadata_props.add(key="k", value="v")
+    model.functions.add(name="f", domain="d")
+    expected = onnx.ModelProto()
+    expected.CopyFrom(model)
+    read = onnx.ModelProto()
+    read.ParseFromString(serialize_and_discard(model))
+    assert read == expected
+
+
+def test_a_model_without_constants_or_graph_has_parts_too() -> None:
+    for model in (onnx.ModelProto(), onnx.ModelProto(ir_version=8, graph=onnx.GraphProto(name="g"))):
+        expected = model.SerializeToString()
+        read = onnx.ModelProto()
+        read.ParseFromString(serialize_and_discard(model))
+        assert read.graph == onnx.ModelProto.FromString(expected).graph
 
 
 def test_a_link_to_a_model_is_followed(model: onnx.ModelProto, saved: Path, tmp_path: Path) -> None:
