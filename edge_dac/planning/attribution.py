@@ -56,16 +56,21 @@ class Attribution:
     def layer_ms(self, node_ms: Mapping[str, float]) -> dict[str, float]:
         """Milliseconds by layer from milliseconds by profiled node (in execution order).
 
-        A reorder into the blocked layout counts for the layer that runs after it, one out of it for the one before.
+        A reorder into the blocked layout counts for the layer that runs after it. One out of it counts for the layer
+        that runs after it if that reads the plain layout in nodes of its own, else for the one before.
         """
         totals: dict[str, float] = {}
         before: str | None = None
         pending_ms = 0.0
-        for name, spent_ms in node_ms.items():
+        names = list(node_ms)
+        for name, following in zip(names, [*names[1:], ""], strict=True):
+            spent_ms = node_ms[name]
             if name.startswith("ReorderInput"):
                 pending_ms += spent_ms
                 continue
-            if name.startswith("ReorderOutput") or (_INSERTED_TRANSPOSE.match(name) and self._find(name) is None):
+            if name.startswith("ReorderOutput"):
+                owner = self._written_owner(following) or before
+            elif _INSERTED_TRANSPOSE.match(name) and self._find(name) is None:
                 owner = before
             else:
                 owner = self._owner_of_profiled(name)
@@ -76,6 +81,11 @@ class Attribution:
             if owner is not None:
                 totals[owner] = totals.get(owner, 0.0) + spent_ms
         return totals
+
+    def _written_owner(self, name: str) -> str | None:
+        """The layer that a node belongs to which a lowering wrote and ONNX Runtime left as it is; None for others."""
+        owner = self._find(name)
+        return owner if owner is not None and name.startswith(f"{owner}/") and not _DECORATION.search(name) else None
 
     def _owner_of_profiled(self, name: str) -> str | None:
         while True:

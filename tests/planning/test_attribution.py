@@ -51,6 +51,17 @@ def test_reorders_count_for_their_neighbour() -> None:
     assert Attribution(make_tiny_network(), LAYERS).layer_ms(spent) == {"first": 1.75}
 
 
+def test_a_reorder_counts_for_the_rewritten_layer_that_asked_for_it() -> None:
+    spent = {
+        "first": 1.0,
+        "ReorderOutput_token_3": 0.25,
+        "second/factor0/windows": 2.0,
+        "ReorderOutput": 0.5,
+        "z1_nchwc": 1.0,
+    }
+    assert Attribution(make_tiny_network(), LAYERS).layer_ms(spent) == {"first": 2.0, "second": 2.75}
+
+
 def test_changes_of_layout_around_integers_count_for_the_layer_before() -> None:
     spent = {"first/quantize": 0.25, "Transpose_token_2": 0.5, "first": 1.0, "Transpose": 0.25, "pool": 4.0}
     assert Attribution(make_tiny_network(), LAYERS).layer_ms(spent) == {"first": 2.0}
