@@ -8,7 +8,8 @@ layout, or cancels it against the ``Transpose`` of a next such layer, but only w
    input into the blocked layout whatever it was: one that changes nothing is put before such a reader, and only runtimes
    with a blocked layout gain by it. It costs one pass over the map: a pooling over single pixels. Where the lowering
    adds a bias, strip by strip, a depthwise convolution with one tap of 1 takes over the bias and the activation
-   behind it, which makes two passes less, and pays before any reader but the ``Transpose`` of a next such layer.
+   behind it, which makes two passes less, and pays before any reader but the ``Transpose`` of a next such layer. Where that
+   reader is a max pooling, it goes first and leaves a fraction of the pixels.
 2. An activation behind the ``Transpose`` otherwise changes places with it; between them it costs two passes.
 """
 
@@ -41,6 +42,8 @@ _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Elu", "HardSwish", "Tanh
 """Elementwise in their first input. Not those that end a model: what is before them stands for its outputs."""
 _FUSED_ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Tanh"})
 """Those of them that ONNX Runtime computes within a convolution."""
+_MONOTONE_ACTIVATIONS = frozenset({"Relu", "Clip", "Tanh"})
+"""Those that never decrease, whatever their attributes are."""
 _CHANNELS_LAST_READERS = frozenset({"Transpose"}) | (_ACTIVATIONS - _FUSED_ACTIVATIONS)
 """What is better served as it is: a next such layer, and what then moves before the ``Transpose``."""
 _FOLLOWERS = frozenset({"Add", "Sum", "Mul", "Concat", "Resize", "Upsample"})
@@ -119,7 +122,8 @@ def _anchor_biased(scope: Scope, writers: dict[str, onnx.NodeProto], names: set[
     anchored = set()
     for tensor, transpose in writers.items():
         read_from = _behind_activation(scope.graph, tensor)
-        operators = {node.op_type for node in _readers(scope.graph, read_from)}
+        readers = _readers(scope.graph, read_from)
+        operators = {node.op_type for node in readers}
         wanted = operators & _FOLLOWERS or (operators and operators.isdisjoint(_CHANNELS_LAST_READERS))
         bias = _take_bias(scope, transpose, released) if wanted and _is_map(transpose) else None
         if bias is None:
@@ -129,8 +133,33 @@ def _anchor_biased(scope: Scope, writers: dict[str, onnx.NodeProto], names: set[
         for name, values in zip(inputs, constants.values(), strict=True):
             scope.add_initializer(numpy_helper.from_array(values, name))
         _insert_anchor(scope.graph, transpose, names, "Conv", inputs, group=len(bias))
+        if operators == {"MaxPool"} and count_uses(scope.graph)[read_from] == 1:
+            _pool_first(scope.graph, transpose, readers[0], names)
         anchored.add(tensor)
     return anchored
+
+
+def _pool_first(graph: onnx.GraphProto, transpose: onnx.NodeProto, pooling: onnx.NodeProto, names: set[str]) -> None:
+    """``pool(activation(anchor(x)))`` becomes ``activation(anchor(pool(x)))``, on as many pixels less.
+
+    The same to the last bit: neither adding a bias nor an activation puts two values into another order.
+    """
+    (anchor,) = _readers(graph, transpose.output[0])
+    behind = [] if pooling.input[0] == anchor.output[0] else _readers(graph, anchor.output[0])
+    if any(node.op_type not in _MONOTONE_ACTIVATIONS for node in behind) or len(pooling.output) > 1:
+        return
+    result = pooling.output[0]
+    for name in {anchor.output[0], pooling.input[0]}:
+        forget_value(graph, name)
+    moved = onnx.NodeProto()
+    moved.CopyFrom(pooling)
+    moved.input[0] = transpose.output[0]
+    moved.output[0] = anchor.input[0] = unique_name(f"{pooling.name or pooling.op_type}/maxima", names)
+    del graph.node[_place(graph, result)]
+    graph.node.insert(_place(graph, transpose.output[0]) + 1, moved)
+    for node in behind:
+        node.input[0] = anchor.output[0] = unique_name(f"{anchor.output[0]}/pooled", names)
+    (behind or [anchor])[-1].output[0] = result
 
 
 def _anchor(graph: onnx.GraphProto, tensors: list[str], names: set[str]) -> None:

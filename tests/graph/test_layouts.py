@@ -110,6 +110,36 @@ def test_a_bias_stays_before_a_next_layer_that_works_channels_last(monkeypatch: 
     assert operators(arranged(model)) == expected
 
 
+@pytest.mark.parametrize(
+    ("activation", "order"),
+    [
+        ("Relu", ["MaxPool", "Conv", "Relu"]),
+        ("Tanh", ["MaxPool", "Conv", "Tanh"]),
+        ("LeakyRelu", ["Conv", "LeakyRelu", "MaxPool"]),
+        ("", ["MaxPool", "Conv"]),
+    ],
+)
+def test_max_pooling_goes_before_bias_and_activation(
+    activation: str, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    source = "b" if activation else "a"
+    nodes = [helper.make_node(activation, ["a"], ["b"])] if activation else []
+    pooling = helper.make_node("MaxPool", [source], ["y"], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    result = arranged(strips_model(*nodes, pooling))
+    assert operators(result) == [*STRIPS, *order]
+
+
+def test_max_pooling_of_a_map_that_others_read_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
+    model = strips_model(
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MaxPool", ["b"], ["c"], "pool", kernel_shape=[3, 3], pads=[1] * 4),
+        helper.make_node("Add", ["b", "c"], ["y"]),
+    )
+    assert operators(arranged(model)) == [*STRIPS, "Conv", "Relu", "MaxPool", "Add"]
+
+
 def test_a_bias_stays_before_an_activation_that_no_convolution_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "runtime_has_blocked_layout", lambda: True)
     model = strips_model(helper.make_node("Elu", ["a"], ["b"]), helper.make_node("Add", ["b", "x"], ["y"]))
