@@ -200,18 +200,25 @@ class ProfiledModel:
         return busy_s
 
     def node_runs(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Kernel milliseconds ``[runs]`` by node name, in execution order. Ends the profile: call once."""
+        """Kernel milliseconds ``[runs]`` by node name, in execution order. Ends the profile: call once.
+
+        What runs inside an ``If`` or ``Loop`` counts for itself and not for the node around it.
+        """
         events = json.loads(Path(self.session.end_profiling()).read_text())
-        runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
-        starts = np.array([start for start, _ in runs])
+        starts = np.array(sorted(event["ts"] for event in events if event.get("name") == "model_run"))
+        kernels = [e for e in events if e.get("cat") == "Node" and e.get("name", "").endswith("_kernel_time")]
         durations: dict[str, npt.NDArray[np.float64]] = {}
-        for event in events:
-            name = event.get("name", "")
-            if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
-                continue
+        around: list[tuple[float, npt.NDArray[np.float64]]] = []
+        """Of the kernels that a kernel runs in: when they end, and where their time is kept."""
+        for event in sorted(kernels, key=lambda event: (event["ts"], -event["dur"])):
             run = int(np.searchsorted(starts, event["ts"], side="right")) - 1
-            row = durations.setdefault(name.removesuffix("_kernel_time"), np.zeros(len(runs)))
+            row = durations.setdefault(event["name"].removesuffix("_kernel_time"), np.zeros(len(starts)))
             row[run] += event["dur"] / 1e3
+            while around and around[-1][0] <= event["ts"]:
+                around.pop()
+            if around:
+                around[-1][1][run] -= event["dur"] / 1e3
+            around.append((event["ts"] + event["dur"], row))
         return durations
 
     def timing(self, warm_up: int) -> Timing:

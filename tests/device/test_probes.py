@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from architectures.tiny import TINY_SHAPE, make_tiny_network
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.device.probes import (
     Comparison,
@@ -58,6 +59,31 @@ def test_node_runs_are_one_row_a_run() -> None:
         for _ in range(4):
             model.run(FEEDS)
         assert {row.shape for row in model.node_runs().values()} == {(4,)}
+
+
+def test_what_runs_inside_a_branch_counts_once() -> None:
+    kernel = numpy_helper.from_array(np.full((32, 32, 3, 3), 0.01, np.float32), "kernel")
+    result = [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)]
+    conv = helper.make_node("Conv", ["x", "kernel"], ["inner"], "conv", pads=[1, 1, 1, 1])
+    branches = {
+        "then_branch": helper.make_graph([conv], "then", [], result, [kernel]),
+        "else_branch": helper.make_graph([helper.make_node("Identity", ["x"], ["inner"])], "else", [], result),
+    }
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 32, 64, 64]),
+        helper.make_tensor_value_info("is_wanted", TensorProto.BOOL, []),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(
+        [helper.make_node("If", ["is_wanted"], ["y"], "choice", **branches)], "g", inputs, outputs
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    with ProfiledModel(content, 1) as model:
+        for _ in range(5):
+            model.run({"x": np.ones((1, 32, 64, 64), np.float32), "is_wanted": np.array(True)})
+        median_ms = {name: float(np.median(row)) for name, row in model.node_runs().items()}
+    around = median_ms.pop("choice")
+    assert 0.0 <= around < max(median_ms.values())
 
 
 def test_what_the_runtime_does_not_accept_is_a_typed_error() -> None:
