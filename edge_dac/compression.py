@@ -14,7 +14,7 @@ from edge_dac.planning.budget import Budget
 from edge_dac.planning.candidates import ORIGINAL
 from edge_dac.planning.plan import LayerChoice, Plan, Refused
 from edge_dac.planning.planner import DEFAULT_SCHEMES, Planner, PlannerSettings, Proposal
-from edge_dac.planning.search import EXACT_ERROR, LADDER_POINTS, Outcome, climb, search
+from edge_dac.planning.search import EXACT_ERROR, LADDER_POINTS, USELESS_ERROR, Outcome, climb, search
 from edge_dac.planning.subject import InputRange, Subject, load_subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 
@@ -174,7 +174,9 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
     ratio = proposal.built.ratio if proposal else 1.0
     original_ms = planner.original_ms
     warnings = () if proposal else ("no plan is faster than the original on this device: the model stays as it is",)
-    if error > DOUBTFUL_ERROR:
+    if error > USELESS_ERROR:
+        warnings = (f"predicted error {error:.2g}: little of the original's answers is left (1: as good as none)",)
+    elif error > DOUBTFUL_ERROR:
         warnings = (f"predicted error {error:.2g}: try this model on your own task before you rely on it",)
     return Plan(
         model_digest=subject.digest,

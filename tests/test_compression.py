@@ -104,6 +104,16 @@ def test_an_impossible_budget_carries_the_best_found(tiny_path: Path) -> None:
     assert best.plan.measured_ratio < 1
 
 
+def test_the_best_found_is_within_the_allowed_error_and_faster(tiny_path: Path) -> None:
+    with pytest.raises(BudgetUnreachableError, match="cannot be met") as caught:
+        compress(tiny_path, Budget(speedup=1000, max_error=0.01))
+    best = caught.value.best
+    assert isinstance(best, Compressed)
+    assert 0.0 < best.plan.predicted_error <= 0.01
+    assert best.plan.measured_ratio is not None
+    assert best.plan.measured_ratio < 1
+
+
 def test_an_exact_budget_that_cannot_be_met_is_not_bought_with_error(tiny_path: Path) -> None:
     with pytest.raises(BudgetUnreachableError):
         compress(tiny_path, Budget(speedup=50, max_error=0.0))

@@ -18,7 +18,8 @@ from edge_dac.progress import Progress
 LADDER_POINTS = 6
 
 USELESS_ERROR = 0.5
-"""A point whose outputs are this far off (1: as good as answering the mean) is no rung of a ladder."""
+"""A point whose outputs are this far off (1: as good as answering the mean) is no rung of a ladder, and not the best that
+can be done where a budget cannot be met."""
 
 EXACT_ERROR = 1e-6
 """Output error up to which a plan counts as exact: rounding of float32 through a deep network (a squared norm)."""
@@ -90,8 +91,13 @@ def _least_latency(planner: Planner, max_error: float) -> Outcome:
     """The fastest selection whose error stays within ``max_error``; exact where that is 0."""
     exact = planner.propose(planner.fastest_exact())
     best = exact if exact.is_faster else None
+    return Outcome(_faster_within(planner, max_error, best) if max_error > 0.0 else best, met=True)
+
+
+def _faster_within(planner: Planner, max_error: float, best: Proposal | None) -> Proposal | None:
+    """``best``, or a faster selection whose measured error stays within ``max_error``."""
     allowed = max_error
-    for step in range(MAX_CORRECTIONS if max_error > 0.0 else 0):
+    for step in range(MAX_CORRECTIONS):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "largest allowed error"))
         proposal = planner.propose(planner.select_fastest(planner.all_options, allowed))
         error = proposal.built.error
@@ -101,7 +107,7 @@ def _least_latency(planner: Planner, max_error: float) -> Outcome:
             break
         allowed *= float(np.clip(max_error * 0.9 / error, 0.2, 4.0))
     planner.progress(Progress("verify", 1.0, "done"))
-    return Outcome(best, met=True)
+    return best
 
 
 def _within_limits(planner: Planner, budget: Budget) -> Outcome:
@@ -129,6 +135,8 @@ def _is_out_of_reach(planner: Planner, limits: Limits) -> bool:
 def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None) -> Outcome:
     """Select, build, measure, learn; until the measured latency is within the tolerance of the limit or nothing changes."""
     best: Proposal | None = None
+    bearable = USELESS_ERROR if budget.max_error is None else budget.max_error
+    is_passed_over = False
     tried: list[Mapping[str, Option]] = []
     aim = 1.0 - TOLERANCE / 2
     for step in range(MAX_CORRECTIONS):
@@ -146,6 +154,8 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
         if proposal.is_faster and not _shortfalls(planner, proposal, budget):
             if best is None or proposal.score < best.score:
                 best = proposal
+        elif proposal.built.error > bearable:
+            is_passed_over = True
         elif nearest is None or proposal.built.ratio < nearest.built.ratio:
             nearest = proposal
         if limits.latency_ms is not None:
@@ -155,6 +165,8 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
     planner.progress(Progress("verify", 1.0, "whole model"))
     if best is not None:
         return Outcome(best, met=True)
+    if is_passed_over:
+        nearest = _faster_within(planner, bearable, nearest)
     return _missed(planner, nearest or planner.propose(planner.fastest_exact()), budget)
 
 
