@@ -36,7 +36,7 @@ def test_devices_with_one_name_are_told_apart(serve, prepared, tmp_path):
 
 
 def wanted_among(addresses):
-    found = [one for one in find_daemons(time.monotonic() + 1) if one.address in addresses]
+    found = [one for one in find_daemons(time.monotonic() + 2) if one.address in addresses]
     return found if len(found) == len(addresses) else None
 
 
