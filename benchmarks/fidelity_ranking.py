@@ -26,7 +26,7 @@ from edge_dac.statistics.execution import Inputs, extract, feeds, open_session
 from edge_dac.statistics.images import synthetic_inputs
 from edge_dac.statistics.input_spec import infer_input_specs
 from edge_dac.statistics.moments import collect_moments
-from edge_dac.statistics.output_error import comparable_tensors, output_error
+from edge_dac.statistics.output_error import comparable_tensors, output_error, output_spreads
 
 FRACTIONS = (0.72, 0.5, 0.36, 0.25, 0.16, 0.1)
 PROBE_ERROR = 0.06
@@ -56,6 +56,7 @@ class Ranking:
         for (name, moments), (_, held_out) in zip(fitting, judging, strict=True):
             self.fits[name] = list(_fits(by_name[name], moments, held_out))
         self.reference = self.answers({})
+        self.spreads = output_spreads(self.reference)
 
     def answers(self, choice: Mapping[str, Factorization]) -> list[list[np.ndarray]]:
         session = open_session(extract(self.rewrite(choice), self.tensors), threads=1)
@@ -73,7 +74,7 @@ class Ranking:
 
     def joint_error(self, choice: Mapping[str, Factorization]) -> float:
         pairs = zip(self.reference, self.answers(choice), strict=True)
-        return float(np.mean([output_error(reference, answer) for reference, answer in pairs]))
+        return float(np.mean([output_error(reference, answer, self.spreads) for reference, answer in pairs]))
 
     def slopes(self) -> dict[str, float]:
         slopes = {}

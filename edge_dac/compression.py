@@ -173,7 +173,10 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
     error = proposal.built.error if proposal else 0.0
     ratio = proposal.built.ratio if proposal else 1.0
     original_ms = planner.original_ms
+    warnings: tuple[str, ...]
     warnings = () if proposal else ("no plan is faster than the original on this device: the model stays as it is",)
+    if not planner.verifier.can_judge:
+        warnings += ("the outputs are the same for all synthetic inputs, so that no error can be predicted",)
     if error > USELESS_ERROR:
         warnings = (f"predicted error {error:.2g}: little of the original's answers is left (1: as good as none)",)
     elif error > DOUBTFUL_ERROR:

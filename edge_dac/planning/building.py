@@ -22,7 +22,7 @@ from edge_dac.planning.candidates import Candidate
 from edge_dac.planning.plan import Plan
 from edge_dac.planning.subject import Subject
 from edge_dac.statistics.execution import extract
-from edge_dac.statistics.output_error import comparable_tensors, output_error
+from edge_dac.statistics.output_error import comparable_tensors, has_variety, output_error, output_spreads
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,10 @@ class Verifier:
         threads: intra-op threads of the latency runs.
         time_budget_s: for one latency comparison.
         work_threads: intra-op threads of the runs that are not timed.
+
+    Attributes:
+        spreads: of the original's outputs on the held-out samples.
+        can_judge: whether those tell anything; if not, every error is 0.
     """
 
     def __init__(self, subject: Subject, threads: int, time_budget_s: float, *, work_threads: int) -> None:
@@ -79,6 +83,8 @@ class Verifier:
         self.original = open_session(subject.path, session_options(threads))
         self._tensors = list(comparable_tensors(subject.proto))
         self._references = self._answers(subject.proto)
+        self.spreads = output_spreads(self._references)
+        self.can_judge = has_variety(self._references)
 
     def error(self, model: onnx.ModelProto) -> float:
         """Relative squared error of a model's outputs on the held-out samples.
@@ -94,7 +100,7 @@ class Verifier:
             for name, expected, got in zip(self._tensors, reference, answer, strict=True):
                 if expected.shape != got.shape:
                     raise VerificationError(f"{name}: expected shape {expected.shape}, got {got.shape}")
-            errors.append(output_error(reference, answer))
+            errors.append(output_error(reference, answer, self.spreads))
         error = float(np.mean(errors))
         if not np.isfinite(error):
             raise VerificationError("the rewritten model answers with numbers that are not finite")

@@ -233,6 +233,8 @@ class Planner:
     @cached_property
     def _all_options(self) -> dict[str, list[Option]]:
         exact = self._exact_options
+        if not self.verifier.can_judge:
+            return exact
         candidates = {layer.name: self._enumerate(layer, exact_only=False) for layer in self.worthwhile}
         self.probe(candidates)
         wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
@@ -258,6 +260,7 @@ class Planner:
         damage = measure_damage(
             self.subject,
             fits,
+            spreads=self.verifier.spreads,
             threads=settings.work_threads,
             runs=settings.sensitivity_time_s * 1e3 / self.reference_ms,
             progress=self.progress,

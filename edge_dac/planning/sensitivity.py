@@ -27,11 +27,18 @@ TINY = 1e-12
 
 
 def measure_damage(
-    subject: Subject, fits: LayerFits, *, threads: int, runs: float, progress: ProgressCallback
+    subject: Subject,
+    fits: LayerFits,
+    *,
+    spreads: Sequence[float],
+    threads: int,
+    runs: float,
+    progress: ProgressCallback,
 ) -> dict[str, dict[Candidate, float]]:
     """Relative error of the model's outputs, by layer name and candidate, with that candidate alone in place.
 
     Args:
+        spreads: of the original's outputs on all held-out samples.
         runs: how many runs of the model may be spent.
     """
     integers, others = (
@@ -40,14 +47,19 @@ def measure_damage(
     )
     # Rounding and cutting ranks harm in different ways: one says nothing about the other.
     share = runs * INTEGER_SHARE if any(integers.values()) else 0.0
-    damage = _damage_by_error(subject, others, threads, runs - share, progress)
-    for name, entries in _damage_by_error(subject, integers, threads, share, progress).items():
+    damage = _damage_by_error(subject, others, spreads, threads, runs - share, progress)
+    for name, entries in _damage_by_error(subject, integers, spreads, threads, share, progress).items():
         damage.setdefault(name, {}).update(entries)
     return damage
 
 
 def _damage_by_error(
-    subject: Subject, fits: LayerFits, threads: int, runs: float, progress: ProgressCallback
+    subject: Subject,
+    fits: LayerFits,
+    spreads: Sequence[float],
+    threads: int,
+    runs: float,
+    progress: ProgressCallback,
 ) -> dict[str, dict[Candidate, float]]:
     """Damage of candidates of one kind: of as many as the runs allow, and by their errors that of the others."""
     considered = {name: sorted(entries, key=lambda c: entries[c].error) for name, entries in fits.items() if entries}
@@ -59,7 +71,7 @@ def _damage_by_error(
         chosen = {name: _at_level(order, level, levels) for name, order in considered.items()}
         pending = {name: candidate for name, candidate in chosen.items() if candidate not in measured[name]}
         progress(Progress("sensitivity", level / levels, f"{len(pending)} layers"))
-        for name, damage in _measure_each(subject, fits, pending, feeds, threads).items():
+        for name, damage in _measure_each(subject, fits, pending, feeds, spreads, threads).items():
             fit = fits[name][pending[name]]
             # The outputs, too, were only seen on synthetic samples.
             measured[name][pending[name]] = damage * fit.error / max(fit.seen_error, TINY)
@@ -84,7 +96,12 @@ def _affordable(
 
 
 def _measure_each(
-    subject: Subject, fits: LayerFits, chosen: Mapping[str, Candidate], feeds: Sequence[Feeds], threads: int
+    subject: Subject,
+    fits: LayerFits,
+    chosen: Mapping[str, Candidate],
+    feeds: Sequence[Feeds],
+    spreads: Sequence[float],
+    threads: int,
 ) -> dict[str, float]:
     if not chosen:
         return {}
@@ -96,7 +113,7 @@ def _measure_each(
         name: float(
             np.mean(
                 [
-                    output_error(reference, gated.run(feed, [name]))
+                    output_error(reference, gated.run(feed, [name]), spreads)
                     for feed, reference in zip(feeds, references, strict=True)
                 ]
             )

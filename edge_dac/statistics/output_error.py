@@ -15,18 +15,37 @@ _SHAPING = frozenset(
 )
 
 
-def output_error(reference: Sequence[Array], outputs: Sequence[Array]) -> float:
+def output_spreads(references: Sequence[Sequence[Array]]) -> list[float]:
+    """By output: sum of squared deviations from the mean over all runs, for one run.
+
+    Over all, since an output may be a single number, which varies from run to run only. Never below a millionth of
+    the sum of squares, so that constant outputs give large errors, not infinite ones.
+
+    Args:
+        references: what the original answers, run by run.
+    """
+    return [_spread(answers) for answers in zip(*references, strict=True)]
+
+
+def has_variety(references: Sequence[Sequence[Array]]) -> bool:
+    """Whether any output holds different finite numbers: else nothing can be judged by them."""
+    outputs = (np.concatenate([np.ravel(answer) for answer in answers]) for answers in zip(*references, strict=True))
+    return any(np.unique(numbers[np.isfinite(numbers)]).size > 1 for numbers in outputs)
+
+
+def output_error(reference: Sequence[Array], outputs: Sequence[Array], spreads: Sequence[float]) -> float:
     """Relative squared error of one run's outputs, averaged over the outputs.
 
-    0 is no error; 1 is as far off as answering with a constant. Infinite where an answer is not finite.
+    0 is no error; a mean of 1 over the runs is as far off as answering with a constant. Infinite where an answer is
+    not finite; where the original's is not, any will do.
 
     Args:
         reference: what the original answers.
         outputs: what the rewritten model answers, in the same order and shapes.
+        spreads: from :func:`output_spreads`, over all runs.
     """
     errors = [
-        float(np.square(np.subtract(got, wanted, dtype=np.float64)).sum()) / _spread(wanted)
-        for wanted, got in zip(reference, outputs, strict=True)
+        _squared_distance(wanted, got) / spread for wanted, got, spread in zip(reference, outputs, spreads, strict=True)
     ]
     mean = float(np.mean(errors)) if errors else 0.0
     return mean if np.isfinite(mean) else float("inf")
@@ -66,11 +85,15 @@ def _before_squashing(producers: Mapping[str, onnx.NodeProto], name: str) -> lis
     return leaves[::-1] if squashed else []
 
 
-def _spread(values: Array) -> float:
-    """Sum of squared deviations from the mean.
+def _squared_distance(wanted: Array, got: Array) -> float:
+    known = np.isfinite(wanted)
+    return float(np.square(np.subtract(got, wanted, where=known, out=np.zeros(wanted.shape))).sum())
 
-    Never below a millionth of the sum of squares, so that constant outputs give large errors, not infinite ones.
-    """
-    numbers = values.astype(np.float64)
+
+def _spread(answers: Sequence[Array]) -> float:
+    """Of one output, run by run."""
+    numbers = np.concatenate([np.ravel(answer) for answer in answers]).astype(np.float64)
+    numbers = numbers[np.isfinite(numbers)]
     energy = float(np.square(numbers).sum())
-    return max(float(np.square(numbers - numbers.mean()).sum()) if numbers.size else 0.0, 1e-6 * energy, 1e-30)
+    deviation = float(np.square(numbers - numbers.mean()).sum()) if numbers.size else 0.0
+    return max(deviation, 1e-6 * energy, 1e-30) / len(answers)

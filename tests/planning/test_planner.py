@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from architectures.tiny import make_tiny_network
+from onnx import helper, numpy_helper
 
 from edge_dac.compression import Options, open_planner, plan_for
 from edge_dac.device.probes import Comparison
@@ -43,3 +46,17 @@ def test_layers_left_alone_by_hand_leave_the_file_as_it_is(tiny_path: Path) -> N
     result = plan_for(planner, Budget(layer_ranks={"first": LayerRank("dense")}))
     assert not result.changed
     assert result.model == tiny_path.read_bytes()
+
+
+def test_nothing_inexact_is_offered_where_the_outputs_tell_nothing(tmp_path: Path) -> None:
+    model = make_tiny_network()
+    output = model.graph.output[0].name
+    (last,) = (node for node in model.graph.node if output in node.output)
+    last.output[0] = "silenced"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.0), "nothing"))
+    model.graph.node.append(helper.make_node("Mul", ["silenced", "nothing"], [output]))
+    path = tmp_path / "silent.onnx"
+    onnx.save(model, path)
+    result = plan_for(open_planner(path), Budget(max_error=0.5))
+    assert {choice.scheme for choice in result.plan.choices} == {"dense"}
+    assert "no error can be predicted" in "".join(result.plan.warnings)

@@ -2,40 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 
-from edge_dac.statistics.output_error import comparable_tensors, output_error
+from edge_dac.statistics.output_error import comparable_tensors, has_variety, output_error, output_spreads
+
+
+def error_over_runs(references: Sequence[Sequence[np.ndarray]], answers: Sequence[Sequence[np.ndarray]]) -> float:
+    spreads = output_spreads(references)
+    return float(np.mean([output_error(*pair, spreads) for pair in zip(references, answers, strict=True)]))
 
 
 def test_equal_outputs_have_no_error() -> None:
     values = np.arange(12.0, dtype=np.float32).reshape(3, 4)
-    assert output_error([values], [values]) == 0.0
+    assert error_over_runs([[values]], [[values]]) == 0.0
 
 
 def test_a_constant_answer_has_error_one() -> None:
-    values = np.random.default_rng(0).normal(3.0, 2.0, size=(4, 50)).astype(np.float32)
-    assert output_error([values], [np.full_like(values, values.mean())]) == pytest.approx(1.0, rel=1e-5)
+    runs = np.random.default_rng(0).normal(3.0, 2.0, size=(5, 4, 50)).astype(np.float32)
+    constant = [[np.full((4, 50), runs.mean())] for _ in runs]
+    assert error_over_runs([[values] for values in runs], constant) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_an_answer_of_one_number_is_judged_by_how_it_varies_from_run_to_run() -> None:
+    runs = np.random.default_rng(0).normal(3.0, 2.0, size=(400, 1, 1)).astype(np.float32)
+    near = [[values + np.float32(0.2)] for values in runs]
+    assert error_over_runs([[values] for values in runs], near) == pytest.approx(0.01, rel=0.2)
 
 
 def test_the_scale_of_an_output_does_not_count() -> None:
     rng = np.random.default_rng(0)
     values, noise = rng.normal(size=(2, 100)), rng.normal(size=(2, 100))
-    small = output_error([values], [values + 0.1 * noise])
-    assert output_error([1e4 * values], [1e4 * (values + 0.1 * noise)]) == pytest.approx(small)
-    assert output_error([values, values], [values + 0.1 * noise, values]) == pytest.approx(small / 2)
+    small = error_over_runs([[values]], [[values + 0.1 * noise]])
+    assert error_over_runs([[1e4 * values]], [[1e4 * (values + 0.1 * noise)]]) == pytest.approx(small)
+    assert error_over_runs([[values, values]], [[values + 0.1 * noise, values]]) == pytest.approx(small / 2)
 
 
 def test_what_is_not_finite_is_infinitely_wrong() -> None:
     values = np.array([1.0, 2.0])
-    assert output_error([values], [np.array([1.0, np.nan])]) == float("inf")
+    assert error_over_runs([[values]], [[np.array([1.0, np.nan])]]) == float("inf")
+
+
+def test_what_is_not_finite_in_the_original_is_left_out() -> None:
+    wanted = np.array([1.0, np.nan, 3.0, np.inf])
+    assert error_over_runs([[wanted]], [[np.array([1.0, 7.0, 3.0, np.nan])]]) == 0.0
+    assert error_over_runs([[wanted]], [[np.array([2.0, 7.0, 2.0, 0.0])]]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([[np.zeros(3)], [np.zeros(3)]], False),
+        ([[np.full(3, np.nan)], [np.full(3, np.nan)]], False),
+        ([[np.array([np.nan, 2.0])], [np.array([2.0, np.inf])]], False),
+        ([[np.zeros(1), np.zeros(3)], [np.zeros(1), np.ones(3)]], True),
+        ([[np.array([0.0, 1.0])]], True),
+    ],
+)
+def test_outputs_that_hold_one_number_tell_nothing(runs: list[list[np.ndarray]], expected: bool) -> None:
+    assert has_variety(runs) is expected
 
 
 def test_a_constant_output_gives_a_finite_error() -> None:
     values = np.full((2, 3), 5.0)
-    assert np.isfinite(output_error([values], [values + 1e-3]))
+    assert np.isfinite(error_over_runs([[values]], [[values + 1e-3]]))
+
+
+def test_outputs_may_differ_in_shape_from_run_to_run() -> None:
+    runs = [[np.ones((3, 2))], [np.zeros((1, 2))]]
+    assert error_over_runs(runs, runs) == 0.0
 
 
 @pytest.mark.parametrize(
