@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 
 from edge_dac.statistics.execution import Array
+from edge_dac.statistics.selection import chosen_from
 
-_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "ArgMax"})
+_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
 _SHAPING = frozenset(
     {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Concat", "Slice", "Dropout"}
 )
@@ -37,11 +38,11 @@ def output_error(reference: Sequence[Array], outputs: Sequence[Array], spreads: 
     """Relative squared error of one run's outputs, averaged over the outputs.
 
     0 is no error; a mean of 1 over the runs is as far off as answering with a constant. Infinite where an answer is
-    not finite; where the original's is not, any will do.
+    not finite or of another shape; where the original's is not finite, any will do.
 
     Args:
         reference: what the original answers.
-        outputs: what the rewritten model answers, in the same order and shapes.
+        outputs: what the rewritten model answers, in the same order.
         spreads: from :func:`output_spreads`, over all runs.
     """
     errors = [
@@ -52,14 +53,14 @@ def output_error(reference: Sequence[Array], outputs: Sequence[Array], spreads: 
 
 
 def comparable_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The tensors that stand for the outputs: numbers before a final softmax, sigmoid or argmax."""
+    """The tensors that stand for the outputs: numbers before a final softmax or sigmoid, and before a choice among them."""
     producers = {name: node for node in model.graph.node for name in node.output if name}
     found: dict[str, None] = {}
     for output in model.graph.output:
         if output.name not in producers:
             continue
-        deeper = _before_squashing(producers, output.name)
-        found.update(dict.fromkeys(deeper or [output.name]))
+        for name in chosen_from(model.graph, output.name):
+            found.update(dict.fromkeys(_before_squashing(producers, name) or [name]))
     return tuple(found)
 
 
@@ -86,6 +87,8 @@ def _before_squashing(producers: Mapping[str, onnx.NodeProto], name: str) -> lis
 
 
 def _squared_distance(wanted: Array, got: Array) -> float:
+    if wanted.shape != got.shape:
+        return float("inf")
     known = np.isfinite(wanted)
     return float(np.square(np.subtract(got, wanted, where=known, out=np.zeros(wanted.shape))).sum())
 

@@ -67,6 +67,10 @@ def test_outputs_that_hold_one_number_tell_nothing(runs: list[list[np.ndarray]],
     assert has_variety(runs) is expected
 
 
+def test_an_answer_of_another_shape_is_infinitely_wrong() -> None:
+    assert error_over_runs([[np.ones((3, 2))]], [[np.ones((2, 2))]]) == float("inf")
+
+
 def test_a_constant_output_gives_a_finite_error() -> None:
     values = np.full((2, 3), 5.0)
     assert np.isfinite(error_over_runs([[values]], [[values + 1e-3]]))
@@ -87,8 +91,9 @@ def test_outputs_may_differ_in_shape_from_run_to_run() -> None:
         ("a = Relu(x)\n b = Abs(x)\n y = Concat<axis = 1>(a, b)", ["y"]),
         ("y = Sigmoid(x)", ["y"]),
         ("a = Relu(x)\n b = Sigmoid(a)\n y = Mul(a, b)", ["y"]),
+        ("a = MatMul(x, w)\n b = Softmax(a)\n y = ArgMax(b)", ["a"]),
     ],
 )
 def test_numbers_before_a_final_squashing_are_compared(body: str, expected: list[str]) -> None:
-    text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[1,4] x) => (float[1,n] y) {{ {body} }}'
+    text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[1,4] x, float[4,4] w) => (float[1,n] y) {{ {body} }}'
     assert list(comparable_tensors(onnx.parser.parse_model(text))) == expected
