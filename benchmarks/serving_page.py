@@ -39,7 +39,7 @@ Measured side by side against the server as it is, interleaved, medians; kept is
 * Time slices of Linux' scheduler (`sched_setattr`, from 6.12 on): long for runs and short for all other threads, so that who
   wakes up goes before a run. Refusals in a flood, 12 s each, in turn: p90 1.7 and 1.9 instead of 3.7 ms, p99 4.6 and 4.9
   instead of 7.2. But four clients got 1827 instead of 2211 small answers a second, at 0.52 instead of 0.35 ms of processor
-  time, and 815 instead of 842 images. Not kept.
+  time, and 815 instead of 842 images; with a long slice for runs alone 1802 instead of 2137, and p99 5.0 and 5.9 ms. Not kept.
 * Taking the calls of `ModelInfer` from gRPC's completion queue and answering them on the thread that took them
   (`edge_dacd.fast_lane`), instead of grpcio's way from thread to thread: 0.07 to 0.1 ms less for each answer, 0.31 instead of
   0.50 ms of processor time for a small one (four clients). Kept; all other methods, and `ModelInfer` where this grpcio has
