@@ -8,15 +8,19 @@ A replaced layer ends in a ``DequantizeLinear`` and the next begins with a ``Qua
 3. Equal quantizers of one tensor become one, and one that undoes a ``DequantizeLinear`` goes, which goes too when nothing
    else reads it.
 
-And one thing so that ONNX Runtime leaves the other layers alone: a ``Conv``, ``ConvTranspose`` or ``Gemm`` between a
-``DequantizeLinear`` and a ``QuantizeLinear`` it takes for an oversight, rounds its weights to one grid for all channels (its
-``WeightBiasQuantization``), and fails where the operator set has no ``Round``. Before such a reader the map is brought back by
-``Cast``, ``Sub`` and ``Mul``.
+And two things so that ONNX Runtime leaves the other layers alone:
+
+* It moves a ``QuantizeLinear`` ahead of a ``MaxPool`` that follows a layer in real numbers, takes that layer's map out of the
+  blocked layout for it, and pools several times slower. A ``Max`` with the lowest number of the grid, which changes nothing,
+  keeps them apart.
+* A ``Conv``, ``ConvTranspose`` or ``Gemm`` between a ``DequantizeLinear`` and a ``QuantizeLinear`` it takes for an oversight,
+  rounds its weights to one grid for all channels (its ``WeightBiasQuantization``), and fails where the operator set has no
+  ``Round``. Before such a reader the map is brought back by ``Cast``, ``Sub`` and ``Mul``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import numpy as np
 import onnx
@@ -70,6 +74,7 @@ def merge_quantizers(model: onnx.ModelProto, tensors: Set[str]) -> None:
         if default_opset(model) >= POOLING_SINCE_OPSET:
             _sink_through_pooling(scope, names)
         _join(scope)
+        _keep_pooling_real(scope, names)
         _spell_out(scope, names)
 
 
@@ -186,6 +191,34 @@ def _join(scope: Scope) -> None:
         node.input[:] = [same_as.get(name, name) for name in node.input]
     uses = count_uses(scope.graph)
     _remove(scope, [n for n in scope.graph.node if _kind(n) == "DequantizeLinear" and not uses[n.output[0]]])
+
+
+def _keep_pooling_real(scope: Scope, names: set[str]) -> None:
+    """A ``Max`` before every quantizer of a layer in integers that a real map reaches through ``MaxPool``."""
+    writers = _writers(scope)
+    layers = {node.input[0] for node in scope.graph.node if _kind(node) == "QLinearConv"}
+    for node in [node for node in scope.graph.node if _kind(node) == "QuantizeLinear" and node.output[0] in layers]:
+        grid = _grid(scope, node)
+        if grid is None or not _is_pooled_in_real(scope, writers, node.input[0]):
+            continue
+        scale, zero = grid
+        lowest, clamped = (unique_name(f"{node.name}/{suffix}", names) for suffix in ("lowest", "clamped"))
+        scope.add_initializer(numpy_helper.from_array(np.array(-scale * zero, np.float32), lowest))
+        place = next(index for index, other in enumerate(scope.graph.node) if other.output[:] == node.output[:])
+        maximum = helper.make_node("Max", [node.input[0], lowest], [clamped], name=clamped)
+        node.input[0] = clamped
+        scope.graph.node.insert(place, maximum)
+
+
+def _is_pooled_in_real(scope: Scope, writers: Mapping[str, onnx.NodeProto], tensor: str) -> bool:
+    """Whether nothing but poolings, one at least, and activations lies between ``tensor`` and a real map."""
+    pools = False
+    while tensor in writers:
+        writer = writers[tensor]
+        if not _is_pooling(writer) and _upper_bound(scope, writer) is None:
+            return pools and _kind(writer) != "DequantizeLinear"
+        pools, tensor = pools or _is_pooling(writer), writer.input[0]
+    return pools
 
 
 def _spell_out(scope: Scope, names: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ GRIDS = {
     "low": np.float32(0),
     "ws": np.full(4, 0.01, np.float32),
     "wz": np.zeros(4, np.int8),
+    "real": weights(4, 4, 3, 3),
     "w": (weights(4, 4, 3, 3) * 100).clip(-127, 127).astype(np.int8),
 }
 
@@ -58,6 +60,16 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {"x": x})[0])
 
 
+def optimized(model: onnx.ModelProto) -> list[str]:
+    """Operators in the order that ONNX Runtime runs them in."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/optimized.onnx"
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [entry.op_type for entry in onnx.load(options.optimized_model_filepath).graph.node]
+
+
 def test_a_map_stays_in_integers_from_one_layer_to_the_next() -> None:
     left, _ = merged([*layer("x", "a"), node("Relu", "a", "r"), *layer("r", "y")])
     assert left == ["QuantizeLinear", "QLinearConv", "QLinearConv", "DequantizeLinear"]
@@ -77,6 +89,19 @@ def test_pooling_between_layers_works_on_integers() -> None:
     nodes = [*layer("x", "a"), node("MaxPool", "a", "p", kernel_shape=[2, 2]), *layer("p", "y")]
     assert merged(nodes)[0] == ["QuantizeLinear", "QLinearConv", "MaxPool", "QLinearConv", "DequantizeLinear"]
     assert merged(nodes, opset=11)[0].count("DequantizeLinear") == 2
+
+
+@pytest.mark.parametrize("grid", ["s z", "s2 z2"])
+@pytest.mark.parametrize("between", [["MaxPool"], ["Relu", "MaxPool"], ["MaxPool", "Relu"]])
+def test_a_real_map_is_pooled_before_it_is_rounded(grid: str, between: list[str]) -> None:
+    nodes = [node("Conv", "x real", "h", pads=[1, 1, 1, 1])]
+    for index, operator in enumerate(between):
+        pool = {"kernel_shape": [2, 2], "strides": [2, 2]} if operator == "MaxPool" else {}
+        nodes.append(node(operator, nodes[-1].output[0], f"h{index}", **pool))
+    left, model = merged([*nodes, *layer(nodes[-1].output[0], "y", grid)])
+    assert left == ["Conv", *between, "Max", "QuantizeLinear", "QLinearConv", "DequantizeLinear"]
+    kept = optimized(model)
+    assert kept.index("MaxPool") < kept.index("QuantizeLinear")
 
 
 def test_other_grids_and_other_readers_keep_what_they_need() -> None:
