@@ -138,6 +138,7 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
     bearable = USELESS_ERROR if budget.max_error is None else budget.max_error
     is_passed_over = False
     tried: list[Mapping[str, Option]] = []
+    met: list[Mapping[str, Option]] = []
     aim = 1.0 - TOLERANCE / 2
     for step in range(MAX_CORRECTIONS):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "whole model"))
@@ -145,13 +146,14 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
         found = planner.least_damage(_scaled(limits, aim))
         choices = planner.fastest_of_all() if found is None else found
         if choices in tried:
-            if best is not None or found is None:
+            if choices in met or found is None:
                 break
             aim -= TOLERANCE / 2  # The same plan again, and it was too slow: aim lower.
             continue
         tried.append(choices)
         proposal = planner.propose(choices)
         if proposal.is_faster and not _shortfalls(planner, proposal, budget):
+            met.append(choices)
             if best is None or proposal.score < best.score:
                 best = proposal
         elif proposal.built.error > bearable:
