@@ -71,3 +71,24 @@ def test_plans_that_change_next_to_nothing_teach_nothing() -> None:
     correction = LatencyCorrection()
     correction.observe(0.995, 1.05)
     assert correction.predicted_for(0.5) == pytest.approx(0.5)
+
+
+@given(st.lists(st.tuples(RATIOS, RATIOS), min_size=1, max_size=6), RATIOS, RATIOS)
+def test_a_faster_target_is_never_answered_by_a_slower_prediction(
+    observed: list[tuple[float, float]], first: float, second: float
+) -> None:
+    correction = LatencyCorrection()
+    for predicted, measured in observed:
+        correction.observe(predicted, measured)
+    faster, slower = sorted((first, second))
+    assert correction.measured_for(faster) <= correction.measured_for(slower) + 1e-9
+    if min(measured for _, measured in observed) <= faster:  # below what was measured the shares of savings are bounded
+        assert correction.predicted_for(faster) <= correction.predicted_for(slower) + 1e-9
+
+
+def test_plans_that_missed_a_target_in_the_wrong_order_lead_below_them_all() -> None:
+    correction = LatencyCorrection()
+    for predicted, measured in ((0.223, 0.264), (0.206, 0.293), (0.202, 0.266)):
+        correction.observe(predicted, measured)
+        aim = correction.predicted_for(0.2475)
+    assert aim < 0.19
