@@ -15,13 +15,14 @@ from edge_dac.device.latency_table import LatencyTable, original_key
 from edge_dac.device.probes import compare
 from edge_dac.device.profile import DeviceProfile, profile_device
 from edge_dac.graph.loading import serialize_and_discard
-from edge_dac.planning.building import Built, Verifier, build_model
+from edge_dac.planning.building import Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
 from edge_dac.planning.correction import LatencyCorrection
 from edge_dac.planning.fidelity_table import FidelityTable, Judgement, samples_key
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
 from edge_dac.planning.plan import Plan
 from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
+from edge_dac.planning.proposal import Proposal, plan_score
 from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
 from edge_dac.planning.sensitivity import measure_damage
 from edge_dac.planning.subject import Subject
@@ -31,8 +32,6 @@ from edge_dac.schemes import SCHEMES
 DEFAULT_SCHEMES = ("int8", "dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
 """Layers below this share of the model's time are not approximated: nothing could be gained."""
-WORTHWHILE_FOLDS = 0.02
-"""Folds alone (``graph/canonical.py``) must save this share of the time before they are worth another file."""
 TOLERANCE = 0.02
 ORIGINAL_TIME_S = 2.0
 """Spent on the untouched model alone; every comparison adds rounds to it."""
@@ -61,42 +60,6 @@ class PlannerSettings:
     probe_time_s: float = 45.0
     sensitivity_time_s: float = 20.0
     verify_time_s: float = 6.0
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """A selection that was built and measured."""
-
-    choices: Mapping[str, Option]
-    predicted_ratio: float
-    built: Built
-
-    @property
-    def score(self) -> float:
-        """What plans are ranked by; see :func:`plan_score`."""
-        return plan_score(self.built.error, self.choices)
-
-    @property
-    def is_faster(self) -> bool:
-        """Whether it beats the original by more than the comparison may be wrong."""
-        comparison = self.built.comparison
-        slowest = max(comparison.ratio(1), comparison.undisturbed_ratio(1))
-        bar = 1.0 if self.replaces_layers else 1.0 - WORTHWHILE_FOLDS
-        return slowest + comparison.standard_error(1) < bar
-
-    @property
-    def replaces_layers(self) -> bool:
-        """Whether it is more than the original with its neighbours folded into layers."""
-        return any(option.candidate != ORIGINAL for option in self.choices.values())
-
-
-def plan_score(joint_error: float, choices: Mapping[str, Option]) -> float:
-    """Predicted loss of a whole plan: root of the joint output error times the sum of the layers' damage.
-
-    The joint error alone tells gross failures but not near ties, the sum alone misses what errors do to each other; their
-    product ranks plans best (docs/fidelity.md).
-    """
-    return float(np.sqrt(joint_error) * sum(option.damage for option in choices.values()))
 
 
 @dataclass(eq=False)

@@ -10,7 +10,8 @@ import numpy as np
 from edge_dac.planning.budget import Budget
 from edge_dac.planning.candidates import ORIGINAL
 from edge_dac.planning.fits import weight_bytes
-from edge_dac.planning.planner import MAX_CORRECTIONS, TOLERANCE, Planner, Proposal
+from edge_dac.planning.planner import MAX_CORRECTIONS, TOLERANCE, Planner
+from edge_dac.planning.proposal import Proposal
 from edge_dac.planning.ranks import choose_ranks
 from edge_dac.planning.selection import Limits, Option
 from edge_dac.progress import Progress
