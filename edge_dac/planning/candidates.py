@@ -7,19 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_dac.convolution import (
-    Affine,
-    ConvLayer,
-    Factor,
-    Factorization,
-    FactorShape,
-    FloatArray,
-    Quantization,
-    Rank,
-)
+from edge_dac.convolution import Affine, ConvLayer, Factor, Factorization, FactorShape, Quantization, Rank
 from edge_dac.errors import UsageError
 from edge_dac.lowerings import INTEGER_LOWERINGS, LOWERINGS
 from edge_dac.schemes import SCHEMES
+from edge_dac.schemes.int8 import rounded
 
 FRACTIONS = (0.08, 0.12, 0.18, 0.25, 0.33, 0.42, 0.52, 0.64, 0.78)
 """Shares of the dense layer's multiply-accumulates at which ranks are offered."""
@@ -150,20 +142,10 @@ def timing_factorization(candidate: Candidate, layer: ConvLayer) -> Factorizatio
         factors.append(Factor(np.resize(pattern, extents), shape.attributes))
     quantization = None
     if candidate.computes_integers:
-        factors = [_in_integers(factor) for factor in factors]
+        # Rounding keeps the largest weights: of weights that are all zero ONNX Runtime takes the packed kernels of two
+        # shapes for the same, and then does not open the model.
+        factors = [rounded(factor, bits=8) for factor in factors]
         # The same for all layers, so that their maps stay in integers from one to the next as they do in a plan.
         quantization = Quantization((Affine(1.0, 0),) * (len(factors) + 1) if layer.axes else ())
     rank = scheme_rank(candidate, layer)
     return Factorization(candidate.scheme, rank, tuple(factors), layer.bias, quantization=quantization)
-
-
-def _in_integers(factor: Factor) -> Factor:
-    """On a grid whose end the largest weight of each output channel takes.
-
-    Of weights that are all zero ONNX Runtime takes the packed kernels of two shapes for the same, and then does not open
-    the model.
-    """
-    values = factor.weight
-    steps: FloatArray = np.abs(values).reshape(len(values), -1).max(axis=1) / np.float32(127.0)
-    integers = np.round(values / steps.reshape(-1, *(1,) * (values.ndim - 1)))
-    return Factor(integers.astype(np.int8), factor.attributes, steps)

@@ -25,7 +25,6 @@ can be done where a budget cannot be met."""
 EXACT_ERROR = 1e-6
 """Output error up to which a plan counts as exact: rounding of float32 through a deep network (a squared norm)."""
 
-
 OUT_OF_REACH = 1.25
 """A prediction this far beyond a limit is believed before anything was measured."""
 

@@ -119,7 +119,7 @@ def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | 
         UsageError: a convolution's ranges are not known.
     """
     if layer.axes == 0:
-        factors = [_rounded(factor, None, None, bits) for factor in factorization.factors]
+        factors = [rounded(factor, bits) for factor in factorization.factors]
         return replace(factorization, factors=tuple(factors), quantization=Quantization())
     if moments is None or moments.ranges is None:
         raise UsageError(f"{layer.name}: int8: expected the ranges of its input and output, got none")
@@ -130,9 +130,9 @@ def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | 
         factors[index], factors[index + 1], grid = _normalized(layer, factors[: index + 2], moments)
         grids.append(grid)
     biases = [None] * last + [factorization.bias]
-    rounded = [_rounded(f, bias, grid, bits) for f, bias, grid in zip(factors, biases, grids, strict=True)]
+    on_grids = [rounded(f, bits, bias, grid) for f, bias, grid in zip(factors, biases, grids, strict=True)]
     quantization = Quantization((*grids, Affine.covering(*moments.ranges.target)))
-    return replace(factorization, factors=tuple(rounded), quantization=quantization)
+    return replace(factorization, factors=tuple(on_grids), quantization=quantization)
 
 
 def _normalized(layer: ConvLayer, factors: list[Factor], moments: Moments) -> tuple[Factor, Factor, Affine]:
@@ -166,8 +166,14 @@ def _centred(weight: FloatArray, kernel: tuple[int, ...]) -> FloatArray:
     return result
 
 
-def _rounded(factor: Factor, bias: FloatArray | None, source: Affine | None, bits: int) -> Factor:
-    """The factor on a grid: the largest weight at its end, the bias within 32 bits."""
+def rounded(factor: Factor, bits: int, bias: FloatArray | None = None, source: Affine | None = None) -> Factor:
+    """The factor on a grid of each output channel, whose end the largest weight takes.
+
+    Args:
+        bits: of a weight.
+        bias: ``[out]``, added in integers; the grid is coarse enough that it stays within 32 bits.
+        source: grid of the factor's input, which the bias is counted in.
+    """
     weight = factor.weight
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     steps: FloatArray = np.maximum(largest / (2 ** (bits - 1) - 1), SMALLEST_SCALE)
