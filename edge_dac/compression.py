@@ -43,6 +43,7 @@ class Options:
         work_threads: threads that planning may use where nothing is timed; None for all cores of this process.
         schemes, lowerings: names to consider; None for the default, all lowerings.
         input_range: what the inputs' values are; read off the model where it is not given.
+        input_values: by input name, the one number that it holds in every run.
         seed: of everything random.
         calibration: folder of real inputs to fit to instead of synthetic ones.
         latency_table: file that keeps measured latency ratios between runs.
@@ -56,6 +57,7 @@ class Options:
     schemes: Sequence[str] | None = None
     lowerings: Sequence[str] | None = None
     input_range: InputRange | None = None
+    input_values: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     calibration: Path | None = None
     latency_table: Path | None = None
@@ -81,6 +83,7 @@ def open_planner(
         Path(model),
         input_shapes=chosen.input_shapes,
         input_range=chosen.input_range,
+        input_values=chosen.input_values,
         seed=chosen.seed,
         calibration=chosen.calibration,
         allow_external=chosen.allow_external,

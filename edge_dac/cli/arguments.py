@@ -12,6 +12,8 @@ from edge_dac.convolution import Rank
 from edge_dac.errors import UsageError
 from edge_dac.planning.budget import LayerRank
 
+_SWITCHES = {"true": 1.0, "false": 0.0}
+
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
@@ -29,6 +31,21 @@ def add_shapes(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=D,D,...",
         help="shape of an input whose dimensions the model leaves open, for example images=1,3,224,224",
     )
+
+
+def add_values(parser: argparse.ArgumentParser) -> None:
+    """``--value``, for :func:`parse_values`."""
+    parser.add_argument(
+        "--value",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="the one number that an input holds in every run, for example sr=16000; true and false for a switch",
+    )
+
+
+def add_allow_external(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-external", action="store_true", help="accept tensor data next to the model")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +93,25 @@ def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape: expected NAME=D,D,... with whole numbers above 0, got {text!r}")
         shapes[name] = tuple(int(part) for part in re.split("[,x]", dimensions))
     return shapes
+
+
+def parse_values(texts: Sequence[str]) -> dict[str, float]:
+    """``NAME=N`` texts by name.
+
+    Raises:
+        UsageError: a text of another form.
+    """
+    values: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            value = _SWITCHES[number.lower()] if number.lower() in _SWITCHES else float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value):
+            raise UsageError(f"--value: expected NAME=N with a finite number, true or false, got {text!r}")
+        values[name] = value
+    return values
 
 
 def parse_numbers(option: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:

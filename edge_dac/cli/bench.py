@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edge_dac.cli.arguments import add_json, add_model, add_shapes, add_threads, parse_shapes, positive_integer
+from edge_dac.cli.arguments import (
+    add_allow_external,
+    add_json,
+    add_model,
+    add_shapes,
+    add_threads,
+    add_values,
+    parse_shapes,
+    parse_values,
+    positive_integer,
+)
 from edge_dac.cli.output import print_json, print_table
 
 
@@ -15,7 +25,9 @@ def add_parser(subparsers: Any) -> None:
     add_model(parser)
     parser.add_argument("others", type=Path, nargs="*", metavar="OTHER", help="compared with MODEL")
     add_shapes(parser)
+    add_values(parser)
     add_threads(parser)
+    add_allow_external(parser)
     parser.add_argument("--rounds", type=positive_integer, default=100, metavar="N", help="at most (100)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="at most (20)")
     add_json(parser)
@@ -27,10 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
     from edge_dac.graph.loading import load_model
     from edge_dac.planning.subject import load_subject
 
-    subject = load_subject(arguments.model, input_shapes=parse_shapes(arguments.shape))
+    subject = load_subject(
+        arguments.model,
+        input_shapes=parse_shapes(arguments.shape),
+        input_values=parse_values(arguments.value),
+        allow_external=arguments.allow_external,
+    )
     paths = [arguments.model, *arguments.others]
     for path in arguments.others:
-        load_model(path)
+        load_model(path, allow_external=arguments.allow_external)
     sessions = [open_session(path, session_options(arguments.threads)) for path in paths]
     comparison = compare(
         sessions,

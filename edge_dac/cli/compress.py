@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_dac.cli.arguments import (
+    add_allow_external,
     add_json,
     add_layer_ranks,
     add_model,
     add_shapes,
     add_threads,
     add_total_rank,
+    add_values,
     parse_layer_ranks,
     parse_numbers,
     parse_shapes,
+    parse_values,
 )
 from edge_dac.cli.output import print_json, print_table, print_warning, progress_bar
 from edge_dac.errors import BudgetUnreachableError, UsageError
@@ -44,6 +47,7 @@ def add_parser(subparsers: Any) -> None:
     add_total_rank(wanted)
     add_layer_ranks(wanted)
     add_shapes(parser)
+    add_values(parser)
     add_threads(parser)
     parser.add_argument("--schemes", metavar="A,B", help="schemes to consider")
     parser.add_argument("--lowerings", metavar="A,B", help="lowerings to consider")
@@ -55,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--latency-table", type=Path, metavar="FILE", help="keep measured latency ratios in FILE")
     parser.add_argument("--fidelity-table", type=Path, metavar="FILE", help="keep what was fitted and judged in FILE")
-    parser.add_argument("--allow-external", action="store_true", help="accept tensor data next to the model")
+    add_allow_external(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
     parser.add_argument("--dry-run", action="store_true", help="plan and measure, write nothing")
     parser.add_argument(
@@ -118,6 +122,7 @@ def _options(arguments: argparse.Namespace) -> Options:
             parse_numbers("--mean", arguments.mean),
             parse_numbers("--std", arguments.std),
         ),
+        input_values=parse_values(arguments.value),
         seed=arguments.seed,
         calibration=arguments.calibration,
         latency_table=arguments.latency_table,

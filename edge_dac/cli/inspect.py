@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from edge_dac.cli.arguments import add_json, add_model, add_shapes, add_threads, parse_shapes
+from edge_dac.cli.arguments import (
+    add_allow_external,
+    add_json,
+    add_model,
+    add_shapes,
+    add_threads,
+    add_values,
+    parse_shapes,
+    parse_values,
+)
 from edge_dac.cli.output import print_json, print_table
 from edge_dac.convolution import ConvLayer
 
@@ -16,7 +25,9 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model(parser)
     add_shapes(parser)
+    add_values(parser)
     add_threads(parser)
+    add_allow_external(parser)
     add_json(parser)
     parser.add_argument("--no-timing", action="store_true", help="do not run the model")
     parser.set_defaults(run=run)
@@ -26,7 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     from edge_dac.planning.probing import measure_original
     from edge_dac.planning.subject import load_subject
 
-    subject = load_subject(arguments.model, input_shapes=parse_shapes(arguments.shape))
+    subject = load_subject(
+        arguments.model,
+        input_shapes=parse_shapes(arguments.shape),
+        input_values=parse_values(arguments.value),
+        allow_external=arguments.allow_external,
+    )
     original = None
     if not arguments.no_timing:
         original = measure_original(

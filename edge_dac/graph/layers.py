@@ -48,12 +48,19 @@ class _Found:
     site: Site
 
 
-def find_layers(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> Inventory:
+def find_layers(
+    model: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]],
+    input_values: Mapping[str, float] | None = None,
+) -> Inventory:
     """All layers of a model, with sizes at ``input_shapes``.
 
     Covers ``Conv`` with one or two spatial axes, and ``Gemm`` and ``MatMul`` with a constant matrix, in the main graph
     and in the graphs of ``If``, ``Loop`` and ``Scan`` nodes. Other forms of convolution and matrix product become
     refusals; products of two computed matrices are not listed.
+
+    Args:
+        input_values: by name, the one number that an input always holds, where the model may run for none other.
 
     Raises:
         InputShapeError: the model does not run at ``input_shapes``.
@@ -66,9 +73,9 @@ def find_layers(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]
         message = f"the model imports operator set {opset}; expected {OLDEST_OPSET} or newer"
         refused = [Refusal(item.name, Reason.UNSUPPORTED_OPERATOR, message) for item in found]
         return Inventory((), (*refused, *refusals), {})
-    shapes = tensor_shapes(model, input_shapes, {item.node.input[0] for item in found})
+    shapes = tensor_shapes(model, input_shapes, {item.node.input[0] for item in found}, input_values)
     convolved = {item.node.input[0] for item in found if item.node.op_type == "Conv"}
-    static = static_shapes(model, input_shapes, {name: shapes[name] for name in convolved & set(shapes)})
+    static = static_shapes(model, input_shapes, {name: shapes[name] for name in convolved & set(shapes)}, input_values)
     layers = tuple(
         _layer(item, shapes.get(item.node.input[0]), static.get(item.node.input[0]), opset) for item in found
     )

@@ -47,7 +47,8 @@ def load_model(path: StrPath, *, max_bytes: int = DEFAULT_MAX_BYTES, allow_exter
     tensors = external_tensors(model)
     if tensors and not allow_external:
         raise ExternalDataError(
-            f"{path}: tensor {tensors[0].name!r} lies in another file; expected a self-contained model"
+            f"{path}: tensor {tensors[0].name!r} lies in another file; expected a self-contained model, "
+            "or --allow-external"
         )
     if tensors:
         embed_external_data(tensors, Path(path).parent, max_bytes - len(content))

@@ -89,12 +89,16 @@ def resolve_input_shapes(model: onnx.ModelProto, requested: Mapping[str, Sequenc
 
 
 def tensor_shapes(
-    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], names: Iterable[str] | None = None
+    model: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]],
+    names: Iterable[str] | None = None,
+    input_values: Mapping[str, float] | None = None,
 ) -> dict[str, Shape]:
     """Shapes of tensors in all graphs of the model at ``input_shapes``; an extent that cannot be known is None.
 
     Args:
         names: the tensors in question; all of the model's by default.
+        input_values: by name, the one number that an input always holds.
 
     Raises:
         InputShapeError: the model does not run at these shapes.
@@ -104,12 +108,15 @@ def tensor_shapes(
     computed = {name for node in model.graph.node for name in node.output}
     unknown = sorted(name for name in wanted & computed if None in shapes.get(name, (None,)))
     if unknown:
-        shapes.update(_measured_shapes(model, input_shapes, unknown))
+        shapes.update(_measured_shapes(model, input_shapes, unknown, input_values or {}))
     return shapes
 
 
 def static_shapes(
-    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], shapes: Mapping[str, Shape]
+    model: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Shape],
+    input_values: Mapping[str, float] | None = None,
 ) -> dict[str, Shape]:
     """Which of ``shapes``, found at ``input_shapes``, hold at *every* input; an extent that may vary is None.
 
@@ -129,7 +136,7 @@ def static_shapes(
             name: (shape[0] + 1, *shape[1:]) if name in open_batch else shape for name, shape in input_shapes.items()
         }
         try:
-            other = tensor_shapes(model, larger, unknown)
+            other = tensor_shapes(model, larger, unknown, input_values)
         except InputShapeError:
             return fixed
     return fixed | {name: _agreement(shapes[name], other[name]) for name in unknown if name in other}
@@ -265,7 +272,10 @@ def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | None]) -> None:
 
 
 def _measured_shapes(
-    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], names: Sequence[str]
+    model: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+    input_values: Mapping[str, float],
 ) -> dict[str, Shape]:
     """Run the model once and read the shapes of ``names``; nothing where the runtime cannot load it."""
     probe = onnx.ModelProto()
@@ -284,7 +294,7 @@ def _measured_shapes(
         _logger.info("the runtime cannot load the model to measure shapes: %s", _first_line(error))
         return {}
     try:
-        values = session.run(outputs, _sample_inputs(model, input_shapes))
+        values = session.run(outputs, _sample_inputs(model, input_shapes, input_values))
     except _RUNTIME_ERRORS as error:
         shapes = ", ".join(f"{name}={_text(tuple(shape))}" for name, shape in input_shapes.items())
         raise InputShapeError(f"the model does not run at {shapes}: {_first_line(error)}") from error
@@ -301,15 +311,19 @@ _RUNTIME_ERRORS: Final = (
 )
 
 
-def _sample_inputs(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Array]:
-    """Inputs that any model survives: small numbers, zeros as indices, empty strings."""
+def _sample_inputs(
+    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], input_values: Mapping[str, float]
+) -> dict[str, Array]:
+    """Inputs that any model survives: what is known, else small numbers, zeros as indices, empty strings."""
     generator = np.random.default_rng(0)
     samples: dict[str, Array] = {}
     for value in model.graph.input:
         if value.name in input_shapes:
             dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             shape = tuple(input_shapes[value.name])
-            if value.type.tensor_type.elem_type == TensorProto.STRING:
+            if value.name in input_values:
+                samples[value.name] = np.full(shape, input_values[value.name]).astype(dtype)
+            elif value.type.tensor_type.elem_type == TensorProto.STRING:
                 samples[value.name] = np.full(shape, "", object)
             elif np.issubdtype(dtype, np.floating):
                 samples[value.name] = generator.uniform(0, 1, shape).astype(dtype)

@@ -20,7 +20,7 @@ from edge_dac.graph.loading import load_model, model_digest
 from edge_dac.graph.shapes import resolve_input_shapes
 from edge_dac.statistics.execution import feeds
 from edge_dac.statistics.images import synthetic_inputs
-from edge_dac.statistics.input_spec import InputSpec, infer_input_specs
+from edge_dac.statistics.input_spec import InputSpec, Layout, infer_input_specs
 
 FIT_IMAGES, HELD_OUT_IMAGES = 48, 16
 LEAST_FIT_IMAGES, LEAST_HELD_OUT_IMAGES = 12, 6
@@ -108,11 +108,15 @@ def load_subject(
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_range: InputRange | None = None,
+    input_values: Mapping[str, float] | None = None,
     seed: int = 0,
     calibration: Path | None = None,
     allow_external: bool = False,
 ) -> Subject:
     """Load a model and find its layers and what its inputs expect.
+
+    Args:
+        input_values: by name, the one number that an input holds in every run.
 
     Raises:
         RefusedError: the model cannot be worked on (see its subclasses).
@@ -120,7 +124,9 @@ def load_subject(
     told = input_range or InputRange()
     proto = load_model(path, allow_external=allow_external)
     shapes = resolve_input_shapes(proto, input_shapes or {})
-    specs = infer_input_specs(proto, shapes, input_range=told.low_high, mean=told.mean, std=told.std)
+    specs = infer_input_specs(
+        proto, shapes, input_range=told.low_high, mean=told.mean, std=told.std, values=input_values
+    )
     canonicalize_in_place(proto)
     samples: Samples | None = None
     if calibration is not None:
@@ -131,7 +137,7 @@ def load_subject(
         path=path,
         digest=model_digest(path),
         proto=proto,
-        inventory=find_layers(proto, shapes),
+        inventory=find_layers(proto, shapes, {spec.name: spec.low for spec in specs if spec.layout is Layout.CONSTANT}),
         input_shapes=shapes,
         specs=specs,
         seed=seed,

@@ -43,6 +43,8 @@ def synthetic_images(spec: InputSpec, count: int, seed: int) -> npt.NDArray[np.g
 
 def _sample(spec: InputSpec, index: int, rng: np.random.Generator) -> npt.NDArray[np.generic]:
     shape = spec.shape[1:]
+    if spec.layout is Layout.CONSTANT:
+        return np.full(shape, spec.low)
     if spec.layout is Layout.INDICES:
         return rng.integers(int(spec.low), int(spec.high) + 1, size=shape)
     if spec.layout is Layout.SIGNAL:

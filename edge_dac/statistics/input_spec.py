@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from edge_dac.errors import InputShapeError, UsageError
-from edge_dac.graph.scopes import inner_graphs, scope_at
+from edge_dac.graph.scopes import inner_graphs
 from edge_dac.statistics.execution import graph_inputs, node_inputs
+from edge_dac.statistics.indices import read_indices
 from edge_dac.statistics.input_values import InputSpec, Layout
 from edge_dac.statistics.normalization import Normalization, stated_normalization
 from edge_dac.statistics.response import respond_to_ranges
@@ -23,8 +24,6 @@ _RECURRENT_LAYERS = frozenset({"GRU", "LSTM", "RNN"})
 _FIRST_STATE = 5
 """Their inputs from this one on are states; the one before holds the lengths of the sequences."""
 _LAYERS = _RECURRENT_LAYERS | {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_INDEX_LIMIT = 100
-"""Indices whose table is not found are drawn below this."""
 
 
 def infer_input_specs(
@@ -34,6 +33,7 @@ def infer_input_specs(
     input_range: tuple[float, float] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    values: Mapping[str, float] | None = None,
 ) -> tuple[InputSpec, ...]:
     """Find out what each input of ``model`` expects, in the order of the graph inputs.
 
@@ -47,18 +47,26 @@ def infer_input_specs(
         input_range: values of black and white.
         mean, std: per channel, subtracted and divided by after that; in units of ``input_range`` (0 to 255 where
             that is not given and one of them is above 2, else 0 to 1).
+        values: by input name, the one number that it always holds.
 
     Raises:
         InputShapeError: no shape is given for an input.
-        UsageError: ``input_range``, ``mean`` or ``std`` is not usable.
+        UsageError: ``input_range``, ``mean``, ``std`` or one of ``values`` is not usable.
     """
     given = _given_normalization(input_range, mean, std)
+    numbers = dict(values or {})
     specs: list[InputSpec] = []
     for value in graph_inputs(model):
         if value.name not in input_shapes:
             raise InputShapeError(f"input {value.name!r}: expected a shape, got shapes for {sorted(input_shapes)}")
         shape = tuple(int(extent) for extent in input_shapes[value.name])
-        specs.append(_read_layout(model, value, shape))
+        if value.name in numbers:
+            specs.append(_given_constant(value, shape, numbers.pop(value.name)))
+        else:
+            specs.append(_read_layout(model, value, shape))
+    if numbers:
+        names = ", ".join(repr(spec.name) for spec in specs)
+        raise UsageError(f"value of input {next(iter(numbers))!r}: unknown; the model's inputs are {names}")
     for index, spec in enumerate(specs):
         if spec.is_image or spec.layout is Layout.SIGNAL:
             known = given or stated_normalization(model, spec)
@@ -84,20 +92,25 @@ def _given_normalization(
     return Normalization(*input_range, means, stds, "given by the user")
 
 
+def _given_constant(value: onnx.ValueInfoProto, shape: tuple[int, ...], number: float) -> InputSpec:
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    with np.errstate(all="ignore"):
+        fits = dtype.kind in "biuf" and np.isfinite(number) and np.isfinite(np.asarray(number).astype(dtype))
+        fits = fits and (dtype.kind == "f" or float(np.asarray(number).astype(dtype)) == number)
+    if not fits:
+        raise UsageError(f"value of input {value.name!r}: expected a number that {dtype} can hold, got {number:g}")
+    note = f"{value.name}: {number:g}; given by the user"
+    return InputSpec(value.name, shape, str(dtype), Layout.CONSTANT, low=number, high=number, assumptions=(note,))
+
+
 def _read_layout(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> InputSpec:
     """Layout and element type, with the range still open."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     base = InputSpec(value.name, shape, str(dtype))
     consumers = [node for node in model.graph.node if value.name in node_inputs(node)]
-    indexed = _table_size(model, consumers, value.name)
-    if dtype.kind == "b" or (dtype.kind in "iu" and (indexed is not None or len(shape) < 3)):
-        awaited = _awaited_number(model, consumers, value.name)
-        if awaited is not None:
-            note = f"{value.name}: {awaited}, the number that the model compares it with"
-            return replace(base, layout=Layout.INDICES, low=float(awaited), high=float(awaited), assumptions=(note,))
-        high = indexed - 1 if indexed else (1 if dtype.kind == "b" else _INDEX_LIMIT - 1)
-        note = f"{value.name}: {dtype} taken for indices from 0 to {high}"
-        return replace(base, layout=Layout.INDICES, high=float(high), assumptions=(note,))
+    indices = read_indices(model, base)
+    if indices is not None:
+        return indices
     if len(shape) == 4:
         return _read_image_layout(base, consumers)
     return _read_row_layout(base, consumers, _first_layer(model.graph, {value.name}))
@@ -157,24 +170,3 @@ def _read_image_layout(base: InputSpec, consumers: Sequence[onnx.NodeProto]) -> 
         return replace(base, layout=Layout.NHWC, channels=shape[3], assumptions=(note,))
     note = f"{base.name}: layout NCHW, from the extent {shape[1]} of the second axis"
     return replace(base, layout=Layout.NCHW, channels=shape[1], assumptions=(note,))
-
-
-def _table_size(model: onnx.ModelProto, consumers: Sequence[onnx.NodeProto], name: str) -> int | None:
-    """Rows of the table that an input of indices looks up, or None."""
-    sizes = {initializer.name: list(initializer.dims) for initializer in model.graph.initializer}
-    for node in consumers:
-        if node.op_type == "Gather" and node.input[1] == name and sizes.get(node.input[0]):
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            return int(sizes[node.input[0]][axis])
-    return None
-
-
-def _awaited_number(model: onnx.ModelProto, consumers: Sequence[onnx.NodeProto], name: str) -> int | None:
-    """The one constant that an integer input is compared with, such as a sampling rate; None without one."""
-    constants = scope_at(model, ())
-    for node in consumers:
-        if node.op_type == "Equal":
-            other = constants.constant(node.input[1 if node.input[0] == name else 0])
-            if other is not None and other.size == 1:
-                return int(other.item())
-    return None

@@ -22,6 +22,8 @@ class Layout(StrEnum):
     """Numbers without neighbourhood."""
     INDICES = "indices"
     """Integers that name something: tokens, classes."""
+    CONSTANT = "constant"
+    """One number in every element: a sampling rate, a threshold."""
 
 
 IMAGE_LAYOUTS = frozenset({Layout.NCHW, Layout.NHWC, Layout.NHW})
@@ -39,7 +41,8 @@ class InputSpec:
         dtype: numpy name of the element type.
         layout: how to read the axes.
         channels: of an image; 1 for anything else.
-        low, high: values of black and white before ``mean`` and ``std``; smallest and largest of ``INDICES``.
+        low, high: values of black and white before ``mean`` and ``std``; smallest and largest of ``INDICES``; both the
+            number of a ``CONSTANT``.
         mean, std: per channel (or one for all), in the units of ``low`` and ``high``.
         assumptions: one line each on what was assumed and from what.
     """

@@ -307,6 +307,7 @@ class CompileQueue:
             fidelity_table=str(self._files.fidelity_table),
             threads=self._threads,
             input_shapes=source.shapes,
+            input_values=source.values,
             budget=None if generation is None else generation.budget or {},
             ladder_points=ladder_points,
             best_effort=generation is not None and generation.best_effort,

@@ -55,6 +55,8 @@ class Job:
         store: root of the artifact store.
         latency_table: file that keeps measured ratios between jobs.
         fidelity_table: file that keeps between jobs what candidates cost in fidelity.
+        input_shapes: shapes of inputs whose dimensions the model leaves open.
+        input_values: by input name, the one number that it holds in every run.
         budget: as ``Budget.to_json()``; None makes only the ladder.
         ladder_points: operating points of the ladder to make after the one for the budget; 0 for none.
         best_effort: store the best found if the budget cannot be met.
@@ -69,6 +71,7 @@ class Job:
     fidelity_table: str
     threads: int
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_values: Mapping[str, float] = field(default_factory=dict)
     budget: Mapping[str, Any] | None = None
     ladder_points: int = 0
     best_effort: bool = False
@@ -152,6 +155,7 @@ def _run(job: Job) -> None:
 
     options = Options(
         input_shapes=job.input_shapes,
+        input_values=job.input_values,
         threads=job.threads,
         seed=job.seed,
         latency_table=Path(job.latency_table),

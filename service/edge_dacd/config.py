@@ -7,6 +7,7 @@ A configuration file has the tables ``[server]``, ``[compute]``, ``[repository]`
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -132,6 +133,7 @@ class ModelConfig:
         queue_size: requests that may wait in a burst; more are refused at once, and in a lasting overload earlier.
         max_batch_size: requests that may share a run, for models with a free first dimension; 1 for none.
         shapes: input shapes to warm up and plan at, for inputs with free extents.
+        values: the one number that an input holds in every run, such as a sampling rate: what to warm up and plan with.
         budget: the keys of a budget: ``latency_ms`` and ``percentile``, ``speedup``, ``max_error``, ...
     """
 
@@ -139,6 +141,7 @@ class ModelConfig:
     queue_size: int = 16
     max_batch_size: int = 1
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
 
 
@@ -236,6 +239,8 @@ def check(config: Config) -> None:
         _expect(model.max_batch_size >= 1, f"{key}.max_batch_size", "at least 1", model.max_batch_size)
         for tensor, shape in model.shapes.items():
             _expect(all(extent > 0 for extent in shape), f"{key}.shapes.{tensor}", "extents above 0", list(shape))
+        for tensor, number in model.values.items():
+            _expect(math.isfinite(number), f"{key}.values.{tensor}", "a finite number", number)
         try:
             Budget.from_json(model.budget)
         except BudgetError as error:

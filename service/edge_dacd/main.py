@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from edge_dac.cli.arguments import parse_values
 from edge_dac.errors import EdgeDacError, UsageError
 from edge_dac.planning.budget import Budget
 from edge_dacd import logs, memory
@@ -25,7 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read = partial(_configuration, options)
         config = read()
         base = options.config.parent if options.config else Path.cwd()
-        find = partial(find_sources, base=base, paths=options.models, budget=_budget(options), shapes=_shapes(options))
+        find = partial(
+            find_sources,
+            base=base,
+            paths=options.models,
+            budget=_budget(options),
+            shapes=_shapes(options),
+            values=_values(options),
+        )
         sources = find(config)
         if options.check:
             print(f"{len(sources)} models: {', '.join(sorted(sources))}")  # noqa: T201 - the answer of the command
@@ -53,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--speedup", type=float, metavar="X", help="compress to this speed-up over the original")
     parser.add_argument(
         "--shape", action="append", default=[], metavar="NAME=1,3,224,224", help="input shape of the one MODEL"
+    )
+    parser.add_argument(
+        "--value", action="append", default=[], metavar="NAME=N", help="the number that an input of the one MODEL holds"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads for all runs together; 0 for all cores")
     parser.add_argument("--state-dir", metavar="DIR", help="operating points and history")
@@ -103,6 +114,12 @@ def _shapes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape: expected NAME=1,3,224,224, got {text!r}")
         shapes[name] = tuple(map(int, numbers))
     return shapes
+
+
+def _values(options: argparse.Namespace) -> dict[str, float]:
+    if options.value and len(options.models) != 1:
+        raise UsageError(f"--value: expected one MODEL beside it, got {len(options.models)}")
+    return parse_values(options.value)
 
 
 def _state(config: Config) -> Path:

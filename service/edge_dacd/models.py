@@ -27,6 +27,7 @@ class ModelSource:
         path: the original ONNX file.
         version: as clients see it.
         shapes: input shapes to warm up and plan at, for inputs with free extents.
+        values: the one number that an input holds in every run: what to warm up and plan with.
         queue_size: requests that may wait in a burst; more are refused at once.
         budget: what the model shall be compressed to, None to leave it as it is.
     """
@@ -35,6 +36,7 @@ class ModelSource:
     path: Path
     version: str = "1"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     queue_size: int = 16
     max_batch_size: int = 1
     budget: Budget | None = None
@@ -304,7 +306,7 @@ class ModelRepository:
             before = self._models.get(source.name)
             if before is not None and (before.digest, before.source) == (original.digest, source):
                 return before
-            original.warm_up(source.shapes)
+            original.warm_up(source.shapes, source.values)
             model = ServedModel(source, original, time.monotonic() - started)
             for listener in self._loaded_listeners:
                 listener(model)

@@ -263,7 +263,7 @@ class ModelPoints:
         """Loaded and warmed."""
         try:
             runtime = self._read(point_id)
-            runtime.warm_up(self.model.source.shapes)
+            runtime.warm_up(self.model.source.shapes, self.model.source.values)
         except MemoryError as error:
             message = f"model {self.model.name!r}: no memory for operating point {point_id[:12]}"
             raise MemoryShortError(message) from error

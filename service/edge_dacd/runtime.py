@@ -137,18 +137,20 @@ class Runtime:
         result: list[Array] = self._session.run(outputs, feeds, options)
         return result
 
-    def warm_up(self, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    def warm_up(
+        self, shapes: Mapping[str, Sequence[int]] | None = None, values: Mapping[str, float] | None = None
+    ) -> None:
         """Run once on zeros, so that the first request finds everything allocated.
 
-        ``shapes`` are for inputs with free extents. For those without, a few sizes are tried; a model that runs at none
-        of them is still good: nobody has said what it takes.
+        ``shapes`` are for inputs with free extents, ``values`` for those that hold another number than 0. Where a shape is
+        missing, a few sizes are tried; a model that runs at none of them is still good: nobody has said what it takes.
 
         Raises:
             InputShapeError: the model does not run at the ``shapes`` given.
         """
         guessed = any(-1 in spec.shape and spec.name not in (shapes or {}) for spec in self.inputs)
         for free_extent in _FREE_EXTENTS_TRIED if guessed else (1,):
-            feeds = self._zeros(shapes or {}, free_extent)
+            feeds = self._zeros(shapes or {}, values or {}, free_extent)
             try:
                 self.run(feeds)
             except ORT_ERRORS as error:
@@ -159,11 +161,14 @@ class Runtime:
                 return
         _log.warning("no warm-up: give the model's shapes", extra={"inputs": [spec.name for spec in self.inputs]})
 
-    def _zeros(self, shapes: Mapping[str, Sequence[int]], free_extent: int) -> dict[str, Array]:
+    def _zeros(
+        self, shapes: Mapping[str, Sequence[int]], values: Mapping[str, float], free_extent: int
+    ) -> dict[str, Array]:
         feeds = {}
         for spec in self.inputs:
             shape = tuple(shapes.get(spec.name, spec.example_shape(free_extent)))
-            feeds[spec.name] = np.full(shape, "" if spec.datatype.name == "BYTES" else 0, dtype=spec.datatype.numpy)
+            number = "" if spec.datatype.name == "BYTES" else values.get(spec.name, 0)
+            feeds[spec.name] = np.full(shape, number, dtype=spec.datatype.numpy)
         return feeds
 
 

@@ -22,6 +22,7 @@ def find_sources(
     paths: Sequence[Path] = (),
     budget: Budget | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    values: Mapping[str, float] | None = None,
 ) -> dict[str, ModelSource]:
     """All models that could be served now, by name.
 
@@ -30,7 +31,7 @@ def find_sources(
         base: folder that relative paths of ``config`` start at.
         paths: further ONNX files, served under their stem.
         budget: for every model that has none of its own.
-        shapes: input shapes of the one file in ``paths``.
+        shapes, values: input shapes and constant inputs of the one file in ``paths``.
 
     Raises:
         ConfigError: two models have the same name.
@@ -41,6 +42,7 @@ def find_sources(
             name,
             base / model.path,
             shapes=model.shapes,
+            values=model.values,
             queue_size=model.queue_size,
             max_batch_size=model.max_batch_size,
             budget=Budget.from_json(model.budget) if model.budget else budget,
@@ -48,7 +50,7 @@ def find_sources(
     for path in paths:
         if path.stem in sources:
             raise ConfigError(f"model {path.stem!r}: expected names that differ, got {path} as well")
-        sources[path.stem] = ModelSource(path.stem, path, shapes=shapes or {}, budget=budget)
+        sources[path.stem] = ModelSource(path.stem, path, shapes=shapes or {}, values=values or {}, budget=budget)
     if config.repository.path:
         for name, source in _in_folder(base / config.repository.path, budget).items():
             sources.setdefault(name, source)

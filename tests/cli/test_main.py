@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.helper as oh
 import pytest
+from onnx import TensorProto, numpy_helper
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,6 +59,47 @@ def test_spatial_stands_for_both_orders(tiny_path: Path) -> None:
     answer = run("compress", str(tiny_path), "--dry-run", "--mac-fraction", "0.7", "--schemes", "spatial", "--json")
     assert answer.returncode == 0, answer.stderr
     assert {c["scheme"] for c in json.loads(answer.stdout)["choices"]} <= {"dense", "spatial_vh", "spatial_hv"}
+
+
+@pytest.fixture
+def resized_path(tmp_path: Path) -> Path:
+    """A convolution over as many pixels as a second input says, with its weight in a file of its own."""
+    nodes = [
+        oh.make_node("Concat", ["ones", "side", "side"], ["shape"], axis=0),
+        oh.make_node("Reshape", ["x", "shape"], ["a"]),
+        oh.make_node("Conv", ["a", "w"], ["y"], name="only"),
+    ]
+    weight = np.random.default_rng(0).normal(size=(64, 1, 3, 3)).astype(np.float32)
+    graph = oh.make_graph(
+        nodes,
+        "g",
+        [
+            oh.make_tensor_value_info("x", TensorProto.FLOAT, [64]),
+            oh.make_tensor_value_info("side", TensorProto.INT64, [1]),
+        ],
+        [oh.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, "height", "width"])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([1, 1]), "ones")],
+    )
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "resized.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=1024)
+    return path
+
+
+def test_inspect_runs_at_the_numbers_that_are_given(resized_path: Path) -> None:
+    refused = run("inspect", str(resized_path), "--value", "side=8")
+    assert refused.returncode == 3
+    assert "--allow-external" in refused.stderr
+    answer = run("inspect", str(resized_path), "--allow-external", "--value", "side=8", "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["layers"][0]["input_size"] == [8, 8]
+
+
+def test_numbers_that_cannot_be_used_are_named(resized_path: Path) -> None:
+    for text, message in (("side", "expected NAME=N"), ("side=x", "expected NAME=N"), ("side=0.5", "int64 can hold")):
+        answer = run("inspect", str(resized_path), "--allow-external", "--value", text)
+        assert answer.returncode == 2
+        assert message in answer.stderr
 
 
 def test_check_config_names_the_unknown_key(tmp_path: Path) -> None:

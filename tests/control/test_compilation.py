@@ -31,7 +31,8 @@ def failure_of(job: Job) -> CompilerError:
 
 
 def test_job_round_trip(tmp_path):
-    job = job_for(tmp_path / "m.onnx", tmp_path, input_shapes={"x": (1, 3)}, budget={"speedup": 2.0}, dry_run=True)
+    told = {"input_shapes": {"x": (1, 3)}, "input_values": {"sr": 16000.0}}
+    job = job_for(tmp_path / "m.onnx", tmp_path, **told, budget={"speedup": 2.0}, dry_run=True)
     assert Job.from_json(job.to_json()) == job
     assert "\n" not in job.to_json()
 

@@ -21,12 +21,13 @@ def test_values_arrive_typed(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         '[server]\nlisten = ["unix:/run/x.sock"]\nmax_deadline_s = 2\n[models.a]\npath = "a.onnx"\n'
-        "shapes = { image = [1, 3, 8, 8] }\nbudget = { latency_ms = 5 }\n",
+        "shapes = { image = [1, 3, 8, 8] }\nvalues = { sr = 16000 }\nbudget = { latency_ms = 5 }\n",
     )
     assert config.server.listen == ("unix:/run/x.sock",)
     assert config.server.max_deadline_s == 2.0
     assert isinstance(config.server.max_deadline_s, float)
     assert config.models["a"].shapes == {"image": (1, 3, 8, 8)}
+    assert config.models["a"].values == {"sr": 16000.0}
     assert config.models["a"].budget == {"latency_ms": 5}
 
 
@@ -64,6 +65,8 @@ def test_values_arrive_typed(tmp_path: Path) -> None:
         ("[compression]\nnice = 20", "compression.nice: expected 0 to 19, got 20"),
         ("[models.a]\npath = 'a'\nqueue_size = -1", "models.a.queue_size: expected at least 0, got -1"),
         ("[models.a]\npath = 'a'\nshapes = { x = [0] }", "models.a.shapes.x: expected extents above 0"),
+        ("[models.a]\npath = 'a'\nvalues = { x = nan }", "models.a.values.x: expected a finite number"),
+        ("[models.a]\npath = 'a'\nvalues = { x = true }", "models.a.values.x: expected float, got True"),
         (
             "[models.a]\npath = 'a'\nbudget = { latency_ms = 0 }",
             "models.a.budget: latency_ms: expected a number above 0",

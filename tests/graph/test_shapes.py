@@ -142,6 +142,16 @@ def test_a_shape_that_the_model_cannot_take_is_refused() -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_model_is_measured_at_the_numbers_that_its_inputs_hold() -> None:
+    nodes = [helper.make_node("Reshape", ["x", "size"], ["a"]), helper.make_node("NonZero", ["a"], ["y"])]
+    model = small_model(nodes, {}, ["n"], output_type=TensorProto.INT64)
+    model.graph.input.append(helper.make_tensor_value_info("size", TensorProto.INT64, [2]))
+    shapes = {"x": (36,), "size": (2,)}
+    assert tensor_shapes(model, shapes, ["a"], {"size": 6})["a"] == (6, 6)
+    with pytest.raises(InputShapeError, match="does not run"):
+        tensor_shapes(model, shapes, ["a"])
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
