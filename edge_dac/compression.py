@@ -185,6 +185,8 @@ def _plan(planner: Planner, proposal: Proposal | None, budget: Budget) -> Plan:
         warnings = (f"predicted error {error:.2g}: little of the original's answers is left (1: as good as none)",)
     elif error > DOUBTFUL_ERROR:
         warnings = (f"predicted error {error:.2g}: try this model on your own task before you rely on it",)
+    if error > EXACT_ERROR:
+        warnings += subject.warnings
     return Plan(
         model_digest=subject.digest,
         choices=choices,

@@ -15,7 +15,7 @@ from edge_dac.cli.arguments import (
     parse_shapes,
     parse_values,
 )
-from edge_dac.cli.output import print_json, print_table
+from edge_dac.cli.output import print_json, print_table, print_warning
 from edge_dac.convolution import ConvLayer
 
 
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "layers": layers,
                 "refused": refusals,
                 "assumptions": subject.assumptions,
+                "warnings": subject.warnings,
             }
         )
         return 0
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_table("Left as they are", ("layer", "reason", "message"), [tuple(r.values()) for r in refusals])
     for assumption in subject.assumptions:
         print(f"assumed: {assumption}")
+    for warning in subject.warnings:
+        print_warning(warning)
     return 0
 
 

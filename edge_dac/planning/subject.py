@@ -102,6 +102,11 @@ class Subject:
     def assumptions(self) -> tuple[str, ...]:
         return tuple(line for spec in self.specs for line in spec.assumptions)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user had better say of the inputs; nothing where real ones are at hand."""
+        return () if self.calibration is not None else tuple(line for spec in self.specs for line in spec.warnings)
+
 
 def load_subject(
     path: Path,

@@ -45,6 +45,7 @@ class InputSpec:
             number of a ``CONSTANT``.
         mean, std: per channel (or one for all), in the units of ``low`` and ``high``.
         assumptions: one line each on what was assumed and from what.
+        warnings: one line each on what the user had better say.
     """
 
     name: str
@@ -57,6 +58,7 @@ class InputSpec:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_image(self) -> bool:

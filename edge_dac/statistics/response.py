@@ -31,6 +31,8 @@ _LAYERS = 8
 _SEED = 20181219
 _CERTAIN = 1.5
 """A runner-up this many times worse leaves no doubt."""
+_USUAL_SPAN = 16.0
+"""Between black and white, in units of the model. What is far wider, bytes and 16-bit sound, must be clearly better."""
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -72,13 +74,41 @@ def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index:
         fed = [*specs[:index], candidate.applied_to(spec), *specs[index + 1 :]]
         responses = _respond(session, fed, layers, samples)
         scores.append(float(np.mean([_surprise(*pair) for pair in zip(responses, remembered, strict=True)])))
-    best, second = (int(index) for index in np.argsort(scores, kind="stable")[:2])
-    if spec.layout is Layout.SIGNAL and scores[0] <= _CERTAIN * scores[best]:
-        best, second = 0, best or second  # the first, and the best of the others
+    best, second = _decide(candidates, scores, spec.layout)
     witness = "their batch normalisation" if any(remembered) else "their weights"
     doubt = "" if scores[second] > _CERTAIN * scores[best] else ", not certain"
     source = f"assumed from the response of the first {len(layers)} layers and {witness}{doubt}"
-    return replace(candidates[best], source=source).applied_to(spec)
+    found = replace(candidates[best], source=source).applied_to(spec)
+    rivals = [index for index, candidate in enumerate(candidates) if not _of_one_scale(candidate, candidates[best])]
+    rival = min(rivals, key=lambda index: scores[index])
+    if spec.is_image and scores[rival] <= _CERTAIN * scores[best]:
+        found = replace(found, warnings=(_ask(spec.name, candidates[best], candidates[rival]),))
+    return found
+
+
+def _decide(candidates: Sequence[Normalization], scores: Sequence[float], layout: Layout) -> tuple[int, int]:
+    """The candidate to take, and the best of the others."""
+    usual = [index for index, candidate in enumerate(candidates) if _span(candidate) <= _USUAL_SPAN]
+    best = min(usual[:1] if layout is Layout.SIGNAL else usual, key=lambda index: scores[index])
+    overall = int(np.argmin(scores))
+    if scores[best] > _CERTAIN * scores[overall]:
+        best = overall
+    return best, min((index for index in range(len(scores)) if index != best), key=lambda index: scores[index])
+
+
+def _ask(name: str, taken: Normalization, other: Normalization) -> str:
+    return (
+        f"input {name!r}: the model does not tell whether its values are of the size of {taken.low:g} to {taken.high:g}, as "
+        f"assumed, or of {other.low:g} to {other.high:g}; say so by --input-range, --mean and --std"
+    )
+
+
+def _span(candidate: Normalization) -> float:
+    return (candidate.high - candidate.low) / float(np.mean(candidate.std))
+
+
+def _of_one_scale(one: Normalization, other: Normalization) -> bool:
+    return max(_span(one), _span(other)) <= _USUAL_SPAN * min(_span(one), _span(other))
 
 
 def _first_layers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:

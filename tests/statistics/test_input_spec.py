@@ -259,6 +259,20 @@ def test_bytes_are_images_from_0_to_255() -> None:
     assert (spec.layout, spec.low, spec.high) == (Layout.NCHW, 0.0, 255.0)
 
 
+@pytest.mark.parametrize(("gain", "high", "warned"), [(1.0, 1.0, False), (1 / 40, 1.0, True), (1 / 255, 255.0, False)])
+def test_bytes_must_be_clearly_better_than_numbers_about_one(gain: float, high: float, warned: bool) -> None:
+    """``gain`` is the deviation of the responses to values from 0 to 1."""
+    kernel = _kernel()
+    kernel -= kernel.mean(axis=(1, 2, 3), keepdims=True)
+    values = synthetic_images(InputSpec("x", IMAGE, channels=3), 10, seed=5)
+    windows = np.lib.stride_tricks.sliding_window_view(values, (3, 3), axis=(2, 3))
+    kernel *= gain / np.einsum("bchwij,ocij->bohw", windows, kernel, optimize=True).std()
+    spec = _spec(_model([oh.make_node("Conv", ["x", "w"], ["y"])], constants={"w": kernel}))
+    assert spec.high == high
+    assert bool(spec.warnings) is warned
+    assert all("--input-range" in warning for warning in spec.warnings)
+
+
 def test_indices_are_drawn_from_the_table_they_look_up() -> None:
     model = _model(
         [oh.make_node("Gather", ["table", "x"], ["y"])],
