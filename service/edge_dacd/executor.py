@@ -28,8 +28,15 @@ from edge_dacd.status import RequestError
 DEFAULT_PRIORITY = 100
 """Level of a request without a ``priority``; 1 is the most urgent."""
 
+_QUICK_S = 0.0005
+"""A run that is expected to be shorter is over before another thread could have done much."""
+
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+
+def _nothing() -> None:
+    """Nobody has to be told."""
 
 
 @dataclass(eq=False, slots=True)
@@ -99,14 +106,21 @@ class Executor(Generic[Work, Result]):
             if not self._may_start(line):
                 self._expect_room(line, line_capacity, priority, time.monotonic())
 
-    def perform(self, ticket: Ticket[Work, Result]) -> Result:
+    def perform(self, ticket: Ticket[Work, Result], give_way: Callable[[], None] = _nothing) -> Result:
         """Wait for a slot in the line of ``ticket``, compute its work, and return the result.
+
+        Args:
+            give_way: called before, unless there is a slot at once and the run is expected to be over in no time.
 
         Raises:
             RequestError: RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or CANCELLED: nothing was run.
             Exception: the error that ``compute`` gave for this work.
         """
-        self._enter(ticket)
+        starts = self._enter(ticket)
+        if not (starts and self._is_quick(ticket.line)):
+            give_way()
+        if not starts:
+            self._wait(ticket)
         if not ticket._taken_along:
             self._lead(ticket)
         outcome = ticket._outcome
@@ -168,7 +182,8 @@ class Executor(Generic[Work, Result]):
             if member is not ticket:
                 member._wake.release()
 
-    def _enter(self, ticket: Ticket[Work, Result]) -> None:
+    def _enter(self, ticket: Ticket[Work, Result]) -> bool:
+        """Whether ``ticket`` has got a slot; if not, it is in its line."""
         with self._lock:
             _check(ticket)
             now = time.monotonic()
@@ -176,13 +191,17 @@ class Executor(Generic[Work, Result]):
                 self._lines[ticket.line].arrived(now, self.slots)
                 self._running[ticket] = now
                 ticket._granted = True
-                return
+                return True
             line = self._expect_room(ticket.line, ticket.line_capacity, ticket.priority, now)
             line.arrived(now, self.slots)
             line.waiting += 1
             ticket._wake.acquire()
             insort(self._queue, (ticket.priority, next(self._sequence), ticket))
-        self._wait(ticket)
+        return False
+
+    def _is_quick(self, line: str) -> bool:
+        # With more slots, others could compute meanwhile.
+        return self.slots == 1 and 0 < self._lines[line].run_s < _QUICK_S
 
     def _expect_room(self, name: str, capacity: int, priority: int, now: float) -> Line:
         """The line ``name``, in which another request may wait. The caller holds the lock."""

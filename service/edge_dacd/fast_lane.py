@@ -4,6 +4,10 @@ grpcio's own server takes every event from its queue on one thread and answers c
 times before its handler has the message. Here it never does: a third less processor time for a small answer. The
 lane shares server, ports, limits and certificates with grpcio's server, which goes on to serve all other methods, and
 this one too where there is no lane: the way in, ``grpc._cython``, is not public and may change (see :func:`open_lane`).
+
+One thread takes events, and answers at once what can be answered at once: a second one would be woken for every event, and
+both would ask for the interpreter. A call that will take time says so (:meth:`LaneCall.give_way`), and another thread
+takes the events from then on. Where one takes time and has not said so, a guard says it.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ import grpc
 from edge_dacd.status import RequestError
 
 _log = logging.getLogger(__name__)
-_POLLERS = 2
-"""Threads that wait for events at once. One must, whatever the others do; with two there is rarely one to be woken."""
 _CALLS_AHEAD = 4
 """Calls that gRPC may hand over before it is asked for the next."""
+_SURPRISE_S = 0.01
+"""How often the guard looks whether one call still keeps all others from being answered."""
 _NO_FLAGS = 0
 _NO_METADATA = ()
 
@@ -30,20 +34,29 @@ _NO_METADATA = ()
 class LaneCall:
     """One call: what :class:`grpc.ServicerContext` offers, as far as a unary method needs it."""
 
-    def __init__(self, call: Any, deadline_s: float) -> None:
+    def __init__(self, lane: FastLane, call: Any, deadline_s: float) -> None:
+        self._lane = lane
         self._call = call
         self._deadline_s = deadline_s
         self._callback: Callable[[], None] | None = None
         self._ended = False
+        self._gave_way = False
 
     def time_remaining(self) -> float:
         """Seconds until the client gives up."""
         return max(0.0, self._deadline_s - time.time())
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call ``callback`` at the end of the call; False if that has been already. One a call."""
+        """Call ``callback`` at the end of the call; False if that has been already. One a call.
+
+        Before :meth:`give_way` nobody is there to tell of it.
+        """
         self._callback = callback
         return not self._ended
+
+    def give_way(self) -> None:
+        """Before anything that may take time: from now on others are answered meanwhile, and the end of calls is told."""
+        self._lane.give_way(self)
 
     def end(self) -> None:
         """The client has gone, or has its answer."""
@@ -80,32 +93,39 @@ class FastLane:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
-        self._polling = 0
+        self._is_polled = False
+        """Whether a thread takes events, or answers a call in between."""
+        self._in_hand: LaneCall | None = None
+        """What that thread answers at the moment."""
         self._parked = 0
         self._calls = 0
+        self._answered = 0
         self._closed = False
+        self._is_guarded = threading.Event()
+        self._guard = threading.Thread(target=self._watch, name="lane_guard", daemon=True)
 
     def start(self) -> None:
         """Take calls."""
         for _ in range(_CALLS_AHEAD):
             self._request_call()
+        self._guard.start()
         with self._lock:
-            for _ in range(_POLLERS):
-                self._add_thread()
+            self._add_thread()
 
     def close(self) -> None:
         """End the threads; the server must have stopped before."""
         with self._lock:
             self._closed = True
             self._room.notify_all()
+        self._is_guarded.set()
         self._queue.shutdown()
-        for thread in self._threads:
+        for thread in (self._guard, *self._threads):
             thread.join()
 
     # Threads.
 
     def _add_thread(self) -> None:
-        self._polling += 1
+        self._is_polled = True
         thread = threading.Thread(target=self._work, name=f"lane_{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -120,24 +140,46 @@ class FastLane:
             # It holds the call, which must be gone before the queue can end.
             del event
 
-    def _step_out(self) -> None:
-        """This thread has something to do; see to it that another takes the events."""
+    def give_way(self, call: LaneCall) -> None:
+        """See :meth:`LaneCall.give_way`."""
         with self._lock:
-            self._polling -= 1
-            if self._polling == 0:
-                if self._parked:
-                    self._room.notify()
-                else:
-                    self._add_thread()
+            if not call._gave_way:
+                self._let_others_pass(call)
+
+    def _let_others_pass(self, call: LaneCall) -> None:
+        call._gave_way = True
+        self._in_hand = None
+        self._is_polled = False
+        if self._parked:
+            self._room.notify()
+        else:
+            self._add_thread()
 
     def _step_in(self) -> None:
-        """Take events again, as soon as not too many do."""
+        """Take events again, as soon as nobody does."""
         with self._lock:
             self._parked += 1
-            while self._polling >= _POLLERS and not self._closed:
+            while self._is_polled and not self._closed:
                 self._room.wait()
             self._parked -= 1
-            self._polling += 1
+            self._is_polled = True
+
+    def _watch(self) -> None:
+        """The guard: a call that is still in hand when it looks again has to give way."""
+        seen: LaneCall | None = None
+        answered = 0
+        while self._is_guarded.wait() and not self._closed:
+            time.sleep(_SURPRISE_S)
+            with self._lock:
+                if seen is not None and self._in_hand is seen:
+                    self._let_others_pass(seen)
+                seen = self._in_hand
+            if seen is None and answered == self._answered:
+                # Nothing to do: sleep until the next call. One that comes just now is seen here, or sees the flag.
+                self._is_guarded.clear()
+                if self._in_hand is not None or self._closed:
+                    self._is_guarded.set()
+            answered = self._answered
 
     # Events of a call, in their order.
 
@@ -154,7 +196,7 @@ class FastLane:
         with self._lock:
             self._calls += 1
             full = self._calls > self._limit
-        call = LaneCall(event.call, event.call_details.deadline)
+        call = LaneCall(self, event.call, event.call_details.deadline)
         event.call.start_server_batch(
             (self._grpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), lambda _: self._ended(call)
         )
@@ -170,13 +212,24 @@ class FastLane:
         if data is None:
             self._send(call, grpc.StatusCode.INVALID_ARGUMENT, "expected one message, got none", None)
             return
-        self._step_out()
+        self._in_hand = call
+        if not self._is_guarded.is_set():
+            self._is_guarded.set()
         try:
             self._send(call, grpc.StatusCode.OK, "", self._answer(data, call))
         except RequestError as error:
             self._send(call, error.code, error.message, None)
+        except Exception:
+            self._send(call, grpc.StatusCode.INTERNAL, "internal error", None)
+            raise
         finally:
-            self._step_in()
+            with self._lock:
+                gave_way = call._gave_way
+                if not gave_way:
+                    self._in_hand = None
+            self._answered += 1
+            if gave_way:
+                self._step_in()
 
     def _send(self, call: LaneCall, code: grpc.StatusCode, details: str, answer: bytes | None) -> None:
         operations = [

@@ -40,8 +40,10 @@ SERVICE = "inference.GRPCInferenceService"
 class _Call:
     """One call of a client, with what it waits for or computes at the moment, so that its end can stop that."""
 
-    def __init__(self, executor: Executor[Work, Run]) -> None:
+    def __init__(self, executor: Executor[Work, Run], context: Any) -> None:
         self._executor = executor
+        # A call on the fast lane lets others pass before it takes time, see `fast_lane`.
+        self._give_way: Callable[[], None] = getattr(context, "give_way", _nothing)
         self._lock = threading.Lock()
         self._ticket: Ticket[Work, Run] | None = None
         self._ended = False
@@ -54,7 +56,7 @@ class _Call:
         if ended:
             self._executor.cancel(ticket)
         try:
-            return self._executor.perform(ticket)
+            return self._executor.perform(ticket, self._give_way)
         finally:
             self._ticket = None
 
@@ -103,14 +105,14 @@ class InferenceServicer:
     serialize_ModelInfer = serialize_ModelStreamInfer = staticmethod(bytes)
 
     def ModelInfer(self, request: InferRequest, context: grpc.ServicerContext) -> bytes:
-        call = _Call(self._executor)
+        call = _Call(self._executor, context)
         if not context.add_callback(call.end):
             raise RequestError(grpc.StatusCode.CANCELLED, "the client has gone")
         return self._infer(request, context, call, serialize_answer)
 
     def ModelStreamInfer(self, requests: Iterator[InferRequest], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Answers in the order of the requests; one that fails is answered with its error, and the stream goes on."""
-        call = _Call(self._executor)
+        call = _Call(self._executor, context)
         context.add_callback(call.end)
         for request in requests:
             try:
@@ -255,6 +257,10 @@ class InferenceServicer:
         _check_local(context)
         self._memory.unregister(request.name)
         return wire.message("inference.SystemSharedMemoryUnregisterResponse")()
+
+
+def _nothing() -> None:
+    """grpcio's own threads wait for nobody."""
 
 
 def _serialize_final(answer: InferAnswer) -> bytes:

@@ -240,3 +240,21 @@ def test_many_threads_get_their_own_results() -> None:
     assert shared > 0
     assert executor.running() == 0
     assert [executor.waiting(f"m{index}") for index in range(3)] == [0, 0, 0]
+
+
+def test_only_a_run_that_is_expected_to_be_quick_starts_without_giving_way(occupied: Occupied) -> None:
+    asked: list[str] = []
+    quick: Executor[float, float] = Executor(1, lambda group: [time.sleep(s) or s for s in group])
+
+    def perform(seconds: float) -> int:
+        asked.clear()
+        quick.perform(Ticket(seconds, str(seconds), 1), lambda: asked.append("give way"))
+        return len(asked)
+
+    assert perform(0) == 1  # nobody knows yet
+    assert perform(0) == 0
+    assert [perform(0.002), perform(0.002)] == [1, 1]
+    waiting = occupied._pool.submit(occupied.executor.perform, Ticket("a", "a", 1), lambda: asked.append("waits"))
+    until(lambda: "waits" in asked)
+    occupied.free()
+    assert waiting.result(10) == ["a"]

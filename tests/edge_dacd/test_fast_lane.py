@@ -44,9 +44,11 @@ class Lane:
                 raise invalid("wrong: größer als 1 %")
             case b"broken":
                 raise ZeroDivisionError
-            case b"wait":
+            case b"wait" | b"wait unannounced":
                 self.remaining_s = call.time_remaining()
                 call.add_callback(self.gone.set)
+                if data == b"wait":
+                    call.give_way()
                 self.arrived.release()
                 assert self.go.wait(20)
         return data[::-1]
@@ -90,8 +92,9 @@ def test_many_at_once_up_to_the_limit(lane: Lane) -> None:
     assert lane.ask(b"abc", timeout=20) == b"cba"
 
 
-def test_the_end_of_a_call_is_told(lane: Lane) -> None:
-    call = lane.ask.future(b"wait", timeout=15)
+@pytest.mark.parametrize("message", [b"wait", b"wait unannounced"])
+def test_the_end_of_a_call_is_told(lane: Lane, message: bytes) -> None:
+    call = lane.ask.future(message, timeout=15)
     assert lane.arrived.acquire(timeout=20)
     assert 0 < lane.remaining_s < 16
     assert not lane.gone.is_set()
@@ -101,8 +104,32 @@ def test_the_end_of_a_call_is_told(lane: Lane) -> None:
     assert lane.ask(b"abc", timeout=20) == b"cba"
 
 
-def test_no_callback_after_the_end() -> None:
-    call = LaneCall(None, 0.0)
+def test_one_that_takes_time_and_has_not_said_so_keeps_nobody_waiting(lane: Lane) -> None:
+    for _ in range(3):
+        call = lane.ask.future(b"wait unannounced", timeout=20)
+        assert lane.arrived.acquire(timeout=20)
+        assert lane.ask(b"abc", timeout=20) == b"cba"
+        lane.go.set()
+        assert call.result() == b"decnuonnanu tiaw"
+        lane.go.clear()
+
+
+def test_quick_calls_stay_on_one_thread(lane: Lane) -> None:
+    for _ in range(50):
+        assert lane.ask(b"abc", timeout=20) == b"cba"
+    waiting = [lane.ask.future(b"wait", timeout=20) for _ in range(3)]
+    for _ in waiting:
+        assert lane.arrived.acquire(timeout=20)
+    working = [
+        thread for thread in threading.enumerate() if thread.name.startswith("lane_") and "guard" not in thread.name
+    ]
+    assert len(working) == len(waiting) + 1
+    lane.go.set()
+    assert [one.result() for one in waiting] == [b"tiaw"] * 3
+
+
+def test_no_callback_after_the_end(lane: Lane) -> None:
+    call = LaneCall(lane.lane, None, 0.0)
     call.end()
     assert not call.add_callback(lambda: None)
     assert call.time_remaining() == 0
@@ -123,8 +150,8 @@ def test_calls_in_flight_end_before_the_lane() -> None:
 
 def test_an_error_that_nobody_expected_does_not_end_the_lane(lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        with pytest.raises(grpc.RpcError):
-            lane.ask(b"broken", timeout=0.2)
+        with pytest.raises(grpc.RpcError, match="internal error"):
+            lane.ask(b"broken", timeout=20)
     assert lane.ask(b"abc", timeout=20) == b"cba"
     assert "an event of the fast lane failed" in caplog.messages
 
