@@ -48,6 +48,10 @@ Measured side by side against the server as it is, interleaved, medians; kept is
   turns: 0.3 instead of 3 to 4 switches of a thread for each answer. In turn, four clients, eight times half a second each:
   1.12 times the small answers a second at 0.82 of the processor time, 1.30 times the images at 0.79, with shared memory 1.24
   times at 0.81. Kept. To wait for the end of such a call together with its answer, an event less: 1.01 and 1.00. Not kept.
+* What a request says beside its id and its tensors' bytes, checked once and kept for the next request that says the same, and
+  the bytes around an answer likewise: without gRPC a third less time for a request and its answer beside the run, over gRPC
+  8 % less latency (1 % for an image in the message), 1.04 times the small answers a second at 0.90 of the processor time, 1.22
+  times the images in shared memory at 0.78. Kept.
 """
 
 

@@ -1,12 +1,15 @@
 """Inference requests and answers on the wire, without a copy of the tensors.
 
 A request's ``raw_input_contents`` are nearly all of its bytes. Parsing it as one message would copy them; here they
-become views of the received bytes, and only the rest is parsed. An answer is joined once from its parts.
+become views of the received bytes, and only the rest is parsed. That rest, but for its id, is the same in all requests of
+one client: the last few are kept. An answer is joined once from its parts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -14,30 +17,64 @@ from google.protobuf.message import DecodeError
 from edge_dac import wire
 from edge_dacd.tensors import Buffer
 
-_RAW_INPUT_CONTENTS = 7
+_ID, _RAW_INPUT_CONTENTS = 3, 7
 _RAW_OUTPUT_CONTENTS = 6
 _STREAMED_ANSWER = 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_HEADS_KEPT = 64
+_LARGEST_KEPT_BYTES = 2048
 
 ModelInferRequest = wire.message("inference.ModelInferRequest")
 ModelInferResponse = wire.message("inference.ModelInferResponse")
 ModelStreamInferResponse = wire.message("inference.ModelStreamInferResponse")
 
 
+class RequestHead:
+    """A ``ModelInferRequest`` without its id and raw contents. It may be shared by many requests: change nothing in it.
+
+    Attributes:
+        plan: what has been made of it, for the next request with the same head; None at first.
+    """
+
+    __slots__ = ("message", "plan")
+
+    def __init__(self, data: bytes) -> None:
+        self.message = ModelInferRequest.FromString(data)
+        self.plan: Any = None
+
+
 @dataclass(slots=True)
 class InferRequest:
-    """A ``ModelInferRequest`` without its raw contents, and these as views in their order."""
+    """A ``ModelInferRequest``: its head, its id, and its raw contents as views in their order."""
 
-    message: Any
+    head: RequestHead
+    id: str
     raw: list[Buffer]
 
 
-@dataclass(slots=True)
-class InferAnswer:
-    """A ``ModelInferResponse`` without its raw contents, and these in their order."""
+class AnswerFrame:
+    """The bytes around the contents of an answer; they are the same in all answers of one kind.
 
-    message: Any
-    raw: list[Buffer] = field(default_factory=list)
+    Args:
+        message: a ``ModelInferResponse`` without id and raw contents.
+        sizes: bytes of each raw content.
+    """
+
+    __slots__ = ("_head", "_prefixes")
+
+    def __init__(self, message: Any, sizes: Sequence[int]) -> None:
+        self._head: bytes = message.SerializeToString()
+        self._prefixes = [_prefix(_RAW_OUTPUT_CONTENTS, size) for size in sizes]
+
+    def fill(self, request_id: str, contents: Sequence[Buffer]) -> list[Buffer]:
+        """The parts of the answer with these ``contents``."""
+        parts: list[Buffer] = [self._head]
+        if request_id:
+            encoded = request_id.encode()
+            parts += (_prefix(_ID, len(encoded)), encoded)
+        for prefix, content in zip(self._prefixes, contents, strict=True):
+            parts += (prefix, content)
+        return parts
 
 
 def parse_request(data: bytes) -> InferRequest:
@@ -49,6 +86,7 @@ def parse_request(data: bytes) -> InferRequest:
     view = memoryview(data)
     raw: list[Buffer] = []
     rest: list[Buffer] = []
+    request_id: Buffer = b""
     position = kept = 0
     while position < len(data):
         start = position
@@ -65,25 +103,29 @@ def parse_request(data: bytes) -> InferRequest:
             raise DecodeError(f"wire type {kind}")
         if end > len(data):
             raise DecodeError("truncated field")
-        if tag == _tag(_RAW_INPUT_CONTENTS):
-            raw.append(view[position:end])
+        if tag in _KEPT_APART:
             rest.append(view[kept:start])
             kept = end
+            if tag == _KEPT_APART[0]:
+                raw.append(view[position:end])
+            else:
+                request_id = view[position:end]
         position = end
     rest.append(view[kept:])
-    return InferRequest(ModelInferRequest.FromString(b"".join(rest)), raw)
+    head = b"".join(rest)
+    known = _head_of(head) if len(head) <= _LARGEST_KEPT_BYTES else RequestHead(head)
+    return InferRequest(known, _text(request_id), raw)
 
 
-def serialize_answer(answer: InferAnswer) -> bytes:
+def serialize_answer(parts: Sequence[Buffer]) -> bytes:
     """The bytes of a ``ModelInferResponse``."""
-    return b"".join(_parts(answer))
+    return b"".join(parts)
 
 
-def serialize_streamed(answer: InferAnswer) -> bytes:
-    """The bytes of a ``ModelStreamInferResponse`` with ``answer`` in it."""
-    parts = _parts(answer)
-    length = sum(len(part) for part in parts)
-    return b"".join([_encoded(_tag(_STREAMED_ANSWER)), _encoded(length), *parts])
+def serialize_streamed(parts: Sequence[Buffer]) -> bytes:
+    """The bytes of a ``ModelStreamInferResponse`` with the answer in it, which is the only one to its request."""
+    length = len(_FINAL) + sum(len(part) for part in parts)
+    return b"".join([_prefix(_STREAMED_ANSWER, length), *parts, _FINAL])
 
 
 def serialize_stream_error(request_id: str, error: str) -> bytes:
@@ -94,18 +136,32 @@ def serialize_stream_error(request_id: str, error: str) -> bytes:
     return data
 
 
-def _parts(answer: InferAnswer) -> list[Buffer]:
-    parts: list[Buffer] = [answer.message.SerializeToString()]
-    for content in answer.raw:
-        parts += (_encoded(_tag(_RAW_OUTPUT_CONTENTS)), _encoded(len(content)), content)
-    return parts
+def _final() -> bytes:
+    """What Triton marks the last answer to a streamed request with."""
+    message = ModelInferResponse()
+    message.parameters["triton_final_response"].bool_param = True
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _text(data: Buffer) -> str:
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise DecodeError("a text that is not UTF-8") from None
 
 
 def _tag(field_number: int) -> int:
     return field_number << 3 | _BYTES
 
 
+def _prefix(field_number: int, length: int) -> bytes:
+    return _encoded(_tag(field_number)) + _encoded(length)
+
+
 def _varint(data: bytes, position: int) -> tuple[int, int]:
+    if position < len(data) and data[position] < 0x80:
+        return data[position], position + 1
     result = shift = 0
     for index in range(position, min(position + 10, len(data))):
         byte = data[index]
@@ -123,3 +179,8 @@ def _encoded(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+_KEPT_APART = (_tag(_RAW_INPUT_CONTENTS), _tag(_ID))
+_FINAL = _final()
+_head_of = lru_cache(_HEADS_KEPT)(RequestHead)

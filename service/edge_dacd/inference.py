@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -18,7 +18,6 @@ from edge_dacd import describe
 from edge_dacd.authorization import Authorizer
 from edge_dacd.executor import Executor, Ticket
 from edge_dacd.framing import (
-    InferAnswer,
     InferRequest,
     parse_request,
     serialize_answer,
@@ -26,12 +25,13 @@ from edge_dacd.framing import (
     serialize_streamed,
 )
 from edge_dacd.models import ModelRepository, ServedModel
-from edge_dacd.requests import choose_outputs, deadline_of, decode_inputs, encode_answer, read_wishes
+from edge_dacd.requests import Plan, deadline_of, read_wishes
 from edge_dacd.rpc import explain
 from edge_dacd.running import Run, Work
 from edge_dacd.shared_memory import SharedMemory
 from edge_dacd.statistics import Observation
 from edge_dacd.status import RequestError, invalid
+from edge_dacd.tensors import Buffer
 
 _log = logging.getLogger(__name__)
 SERVICE = "inference.GRPCInferenceService"
@@ -116,26 +116,27 @@ class InferenceServicer:
         context.add_callback(call.end)
         for request in requests:
             try:
-                yield self._infer(request, context, call, _serialize_final)
+                yield self._infer(request, context, call, serialize_streamed)
             except Exception as error:  # noqa: BLE001 - one request's boundary within the stream
-                yield serialize_stream_error(request.message.id, explain(error).message)
+                yield serialize_stream_error(request.id, explain(error).message)
 
     def _infer(
         self,
         request: InferRequest,
         context: grpc.ServicerContext,
         call: _Call,
-        serialize: Callable[[InferAnswer], bytes],
+        serialize: Callable[[Sequence[Buffer]], bytes],
     ) -> bytes:
         started = time.perf_counter_ns()
-        model = self._repository.get(request.message.model_name, request.message.model_version)
+        message = request.head.message
+        model = self._repository.get(message.model_name, message.model_version)
         try:
             return self._answer(model, request, context.time_remaining(), call, serialize, started)
         except Exception as error:
             status = explain(error)
             model.statistics.failed(status.code.name, time.perf_counter_ns() - started)
             reason = {"status": status.code.name, "reason": status.message}
-            _log.debug("refused", extra={"request_id": request.message.id, "model": model.name, **reason})
+            _log.debug("refused", extra={"request_id": request.id, "model": model.name, **reason})
             if status is error:
                 raise
             raise status from error
@@ -146,17 +147,21 @@ class InferenceServicer:
         request: InferRequest,
         remaining_s: float | None,
         call: _Call,
-        serialize: Callable[[InferAnswer], bytes],
+        serialize: Callable[[Sequence[Buffer]], bytes],
         started: int,
     ) -> bytes:
         client_deadline = None if remaining_s is None else time.monotonic() + remaining_s
-        wishes = read_wishes(request)
+        plan: Plan | None = request.head.plan
+        if plan is not None and not plan.is_for(model):
+            plan = None
+        wishes = read_wishes(request.head.message) if plan is None else plan.wishes
         # Before the tensors are decoded: in an overload, refusing must cost next to nothing.
         self._executor.check_room(model.name, model.source.queue_size, wishes.priority)
-        feeds = decode_inputs(model, request, self._memory)
-        targets = choose_outputs(model, request, self._memory)
-        names = [target.spec.name for target in targets]
-        work = Work(model, request.message.id, wishes, feeds, names, ort.RunOptions(), client_deadline)
+        if plan is None:
+            plan = request.head.plan = Plan(model, request.head.message, wishes, len(request.raw))
+        feeds = plan.decode(request.raw, self._memory)
+        places = plan.places(self._memory)
+        work = Work(model, request.id, wishes, feeds, plan.names, ort.RunOptions(), client_deadline)
         kin = work.kin()
         ticket: Ticket[Work, Run] = Ticket(
             work,
@@ -171,7 +176,7 @@ class InferenceServicer:
         decoded = time.perf_counter_ns()
         run = call.perform(ticket)
         computed = time.perf_counter_ns()
-        data = serialize(encode_answer(model, request.message.id, targets, run.arrays))
+        data = serialize(plan.encode(request.id, places, run.arrays))
         observation = Observation(
             run.point_id,
             queue_ns=run.started_ns - decoded,
@@ -184,7 +189,7 @@ class InferenceServicer:
         if _log.isEnabledFor(logging.DEBUG):
             took = {"queue_ms": round(observation.queue_ms, 3), "compute_ms": round(observation.compute_ms, 3)}
             point = {"model": model.name, "point": run.point_id}
-            _log.debug("answered", extra={"request_id": request.message.id, **point, **took})
+            _log.debug("answered", extra={"request_id": request.id, **point, **took})
         return data
 
     # Health and description.
@@ -261,12 +266,6 @@ class InferenceServicer:
 
 def _nothing() -> None:
     """grpcio's own threads wait for nobody."""
-
-
-def _serialize_final(answer: InferAnswer) -> bytes:
-    # Triton marks the last answer to a streamed request; here every request has exactly one.
-    answer.message.parameters["triton_final_response"].bool_param = True
-    return serialize_streamed(answer)
 
 
 def _check_repository(name: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -64,8 +65,7 @@ class Work:
         return self.model.in_time(runtime, 1e3 * (self.deadline - time.monotonic()), wishes.max_error)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What a run gave to one request. ``runs`` is 1 for one request of each run, and 0 for those that went along."""
 
     arrays: Sequence[Array]

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from edge_dac import wire
 from edge_dacd.framing import (
-    InferAnswer,
+    AnswerFrame,
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
+    RequestHead,
     parse_request,
     serialize_answer,
     serialize_stream_error,
@@ -27,8 +28,10 @@ def test_a_request_is_split_as_protobuf_would(raw: list[bytes], name: str, shape
     whole.inputs.add(name=name, datatype="FP32", shape=shape)
     request = parse_request(whole.SerializeToString())
     assert [bytes(view) for view in request.raw] == raw
+    assert request.id == "1"
     whole.ClearField("raw_input_contents")
-    assert request.message == whole
+    whole.ClearField("id")
+    assert request.head.message == whole
 
 
 def test_raw_contents_are_views_of_the_received_bytes() -> None:
@@ -41,9 +44,21 @@ def test_raw_contents_are_views_of_the_received_bytes() -> None:
 def test_fields_in_any_order() -> None:
     head = ModelInferRequest(model_name="m").SerializeToString()
     raw = ModelInferRequest(raw_input_contents=[b"a", b"b"]).SerializeToString()
-    request = parse_request(raw + head + raw)
+    ids = [ModelInferRequest(id=text).SerializeToString() for text in ("first", "größer")]
+    request = parse_request(raw + ids[0] + head + ids[1] + raw)
     assert [bytes(view) for view in request.raw] == [b"a", b"b", b"a", b"b"]
-    assert request.message.model_name == "m"
+    assert request.head.message == ModelInferRequest(model_name="m")
+    assert request.id == "größer"
+
+
+def test_heads_are_kept_as_long_as_they_are_small() -> None:
+    def head(name: str, request_id: str) -> RequestHead:
+        data = ModelInferRequest(model_name=name, id=request_id, raw_input_contents=[request_id.encode()])
+        return parse_request(data.SerializeToString()).head
+
+    assert head("m", "1") is head("m", "2")
+    assert head("m", "1") is not head("n", "1")
+    assert head("m" * 3000, "1") is not head("m" * 3000, "1")
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,10 +74,10 @@ def test_any_bytes_are_accepted_exactly_when_protobuf_accepts_them(data: bytes) 
         return  # groups and fields that no client of the protocol sends may be refused
     assert expected is not None
     assert [bytes(view) for view in request.raw] == list(expected.raw_input_contents)
-    assert request.message.model_name == expected.model_name
+    assert (request.head.message.model_name, request.id) == (expected.model_name, expected.id)
 
 
-@pytest.mark.parametrize("data", [b"\x3a", b"\x3a\x05ab", b"\xff" * 11, b"\x0b\x0c", b"\x0d\x01"])
+@pytest.mark.parametrize("data", [b"\x3a", b"\x3a\x05ab", b"\xff" * 11, b"\x0b\x0c", b"\x0d\x01", b"\x1a\x01\xff"])
 def test_broken_bytes(data: bytes) -> None:
     with pytest.raises(DecodeError):
         parse_request(data)
@@ -71,14 +86,16 @@ def test_broken_bytes(data: bytes) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.binary(max_size=300)))
 def test_an_answer_is_what_protobuf_would_write(raw: list[bytes]) -> None:
-    message = ModelInferResponse(model_name="m", id="7")
+    message = ModelInferResponse(model_name="m")
     message.outputs.add(name="y", datatype="FP32", shape=[1, 2])
-    answer = InferAnswer(message, list(map(memoryview, raw)))
+    parts = AnswerFrame(message, [len(content) for content in raw]).fill("größer", list(map(memoryview, raw)))
     expected = ModelInferResponse()
     expected.CopyFrom(message)
+    expected.id = "größer"
     expected.raw_output_contents.extend(raw)
-    assert ModelInferResponse.FromString(serialize_answer(answer)) == expected
-    assert ModelStreamInferResponse.FromString(serialize_streamed(answer)).infer_response == expected
+    assert ModelInferResponse.FromString(serialize_answer(parts)) == expected
+    expected.parameters["triton_final_response"].bool_param = True
+    assert ModelStreamInferResponse.FromString(serialize_streamed(parts)).infer_response == expected
 
 
 def test_stream_error() -> None:
