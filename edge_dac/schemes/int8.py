@@ -3,6 +3,8 @@
 Weights are rounded to a grid of each output channel, activations to one of each tensor (Jacob et al., arXiv 1712.05877;
 scales per channel as in Krishnamoorthi, arXiv 1806.08342). The multiply-accumulates stay; where the processor has integer
 dot products each takes a quarter of the time. No low-rank structure is needed, and every layer loses about the same.
+Weights are rounded in the metric of the input's moments, and the mean of what rounding moves goes into the bias (Nagel et
+al., arXiv 1906.04721).
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from edge_dac.convolution import (
 )
 from edge_dac.errors import UsageError
 from edge_dac.schemes.composition import compose
+from edge_dac.schemes.error import with_corrected_bias
+from edge_dac.schemes.metric import check_moments, shrunk_covariance
+from edge_dac.schemes.rounding import nearest_on_grid, round_in_metric
 from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme
 
 OLDEST_CONVOLUTION_OPSET, OLDEST_PRODUCT_OPSET = 10, 11
@@ -78,33 +83,43 @@ class Int8(Scheme):
     def decompose(
         self, layer: ConvLayer, moments: Moments | None = None, shrinkage: float = DEFAULT_SHRINKAGE
     ) -> Decomposition:
-        """Round the weights.
+        """Round the weights, so that the output moves least for inputs with these moments.
 
         Args:
-            moments: for a convolution only their ranges count, and must be there; a matrix product finds its input's range
-                anew in every run.
+            moments: a convolution's must have ranges; a matrix product finds its input's range anew in every run, and
+                without moments each of its weights is rounded by itself.
 
         Raises:
-            UsageError: a convolution's ranges are not known.
+            UsageError: a convolution's ranges are not known, or ``moments`` do not fit the layer.
         """
         if layer.axes and (moments is None or moments.ranges is None):
             raise UsageError(f"{layer.name}: int8: expected the ranges of its input and output, got none")
-        return _Rounding(layer, moments)
+        if moments is not None:
+            check_moments(layer, moments)
+        return _Rounding(layer, moments, shrinkage)
 
 
 @dataclass(frozen=True, eq=False)
 class _Rounding(Decomposition):
     layer: ConvLayer
     moments: Moments | None
+    shrinkage: float
 
     def at(self, rank: Rank) -> Factorization:
         Int8().check_rank(self.layer, rank)
         dense = Factorization("int8", rank, (Factor(self.layer.weight, self.layer.attributes),), self.layer.bias)
-        return quantize(self.layer, dense, self.moments, int(np.max(rank)))
+        metric = None if self.moments is None else shrunk_covariance(self.moments, self.shrinkage)
+        return quantize(self.layer, dense, self.moments, int(np.max(rank)), metric)
 
 
-def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | None, bits: int) -> Factorization:
-    """A factorization of ``layer`` with rounded weights, to be computed in integers.
+def quantize(
+    layer: ConvLayer,
+    factorization: Factorization,
+    moments: Moments | None,
+    bits: int,
+    metric: FloatArray | None = None,
+) -> Factorization:
+    """A factorization of ``layer`` with rounded weights, to be computed in integers; its mean output is the layer's.
 
     What stands between two factors has channels of very different variance (principal components, say). Each is scaled to
     variance 1, which changes nothing, so that one grid serves all, from :data:`REACH` deviations below the means to as many
@@ -114,13 +129,18 @@ def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | 
         factorization: its first factor has the layer's groups.
         moments: with ranges; None for a matrix product, whose grids are found anew in every run.
         bits: of a weight.
+        metric: ``[groups, d, d]``, in which the first factor's weights are rounded; None for each by itself.
 
     Raises:
         UsageError: a convolution's ranges are not known.
     """
     if layer.axes == 0:
-        factors = [rounded(factor, bits) for factor in factorization.factors]
-        return replace(factorization, factors=tuple(factors), quantization=Quantization())
+        made = replace(
+            factorization,
+            factors=tuple(rounded(factor, bits, metric=metric) for factor in factorization.factors),
+            quantization=Quantization(),
+        )
+        return made if moments is None else with_corrected_bias(layer, made, moments)
     if moments is None or moments.ranges is None:
         raise UsageError(f"{layer.name}: int8: expected the ranges of its input and output, got none")
     factors = list(factorization.factors)
@@ -130,9 +150,13 @@ def quantize(layer: ConvLayer, factorization: Factorization, moments: Moments | 
         factors[index], factors[index + 1], grid = _normalized(layer, factors[: index + 2], moments)
         grids.append(grid)
     biases = [None] * last + [factorization.bias]
-    on_grids = [rounded(f, bits, bias, grid) for f, bias, grid in zip(factors, biases, grids, strict=True)]
+    on_grids = [
+        rounded(factor, bits, bias, grid, None if index else metric)
+        for index, (factor, bias, grid) in enumerate(zip(factors, biases, grids, strict=True))
+    ]
     quantization = Quantization((*grids, Affine.covering(*moments.ranges.target)))
-    return replace(factorization, factors=tuple(on_grids), quantization=quantization)
+    made = replace(factorization, factors=tuple(on_grids), quantization=quantization)
+    return with_corrected_bias(layer, made, moments)
 
 
 def _normalized(layer: ConvLayer, factors: list[Factor], moments: Moments) -> tuple[Factor, Factor, Affine]:
@@ -166,13 +190,20 @@ def _centred(weight: FloatArray, kernel: tuple[int, ...]) -> FloatArray:
     return result
 
 
-def rounded(factor: Factor, bits: int, bias: FloatArray | None = None, source: Affine | None = None) -> Factor:
+def rounded(
+    factor: Factor,
+    bits: int,
+    bias: FloatArray | None = None,
+    source: Affine | None = None,
+    metric: FloatArray | None = None,
+) -> Factor:
     """The factor on a grid of each output channel, whose end the largest weight takes.
 
     Args:
         bits: of a weight.
         bias: ``[out]``, added in integers; the grid is coarse enough that it stays within 32 bits.
         source: grid of the factor's input, which the bias is counted in.
+        metric: ``[groups, d, d]`` of the factor's input, in which weights are rounded; None for each by itself.
     """
     weight = factor.weight
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
@@ -180,5 +211,7 @@ def rounded(factor: Factor, bits: int, bias: FloatArray | None = None, source: A
     if source is not None and bias is not None:
         steps = np.maximum(steps, np.abs(bias) / (source.scale * LARGEST_BIAS))
     steps = np.asarray(steps, np.float32)
-    integers = np.round(weight / steps.reshape(-1, *(1,) * (weight.ndim - 1)))
-    return Factor(integers.astype(np.int8), factor.attributes, steps)
+    groups, most = factor.attributes.groups, 2 ** (bits - 1) - 1
+    rows, grids = weight.reshape(groups, len(weight) // groups, -1), steps.reshape(groups, -1)
+    integers = nearest_on_grid(rows, grids, most) if metric is None else round_in_metric(rows, metric, grids, most)
+    return Factor(integers.reshape(weight.shape), factor.attributes, steps)

@@ -39,13 +39,16 @@ def test_a_convolution_in_integers_is_within_a_step_of_the_rounded_one(layer: Co
     x = np.random.default_rng(seed).uniform(-2, 3, (1, layer.in_channels, *layer.input_size)).astype(np.float32)
     reach = float(np.abs(layer.weight).reshape(len(layer.weight), -1).sum(axis=1).max() * 3 + 4)
     ranges = Ranges((-2.0, 3.0), (-reach, reach))
-    made = SCHEMES["int8"].factorize(layer, 7, Moments(np.zeros((1, 1)), np.zeros((1, 1, 1)), 1, ranges))
+    groups, size = layer.attributes.groups, layer.weight[0].size
+    roots = np.random.default_rng(seed).standard_normal((groups, size, size))
+    moments = Moments(np.full((groups, size), 0.5), roots @ roots.swapaxes(1, 2), 1000, ranges)
+    made = SCHEMES["int8"].factorize(layer, 7, moments)
     assert made.quantization is not None
     source, target = made.quantization.grids
     step = np.float32(source.scale)
     rounded = (np.clip(np.round(x / step) + source.zero_point, 0, 255) - source.zero_point).astype(np.float32) * step
     plain = replace(layer, name="plain")
-    dense = Factorization("dense", 1, (Factor(made.factors[0].weight, layer.attributes),), layer.bias)
+    dense = Factorization("dense", 1, (Factor(made.factors[0].weight, layer.attributes),), made.bias)
     reference = LOWERINGS["direct"].lower(plain, dense, "x", "expected")
     (expected,) = run_nodes(reference.nodes, reference.initializers, rounded, ["expected"], layer.opset)
     lowered = LOWERING.lower(layer, made, "x", "answer")

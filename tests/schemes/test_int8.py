@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_dac.convolution import Affine, ConvLayer, Factor, FloatArray, Rank, Reason
+from edge_dac.convolution import Affine, ConvLayer, Factor, Factorization, FloatArray, Rank, Reason
 from edge_dac.errors import UsageError
 from edge_dac.schemes import SCHEMES
 from edge_dac.schemes.composition import compose
@@ -102,6 +102,39 @@ def test_channels_between_factors_are_scaled_to_one_variance(
         kernels = made.factors[0].weight.reshape(groups, -1, 72)
         variances = ((kernels @ covariance) * kernels).sum(axis=-1)
         assert variances.max() == pytest.approx(1.0, rel=0.05)
+
+
+def correlated(layer: ConvLayer, seed: int) -> Moments:
+    """Moments of inputs that depend on each other, as neighbouring pixels do."""
+    groups, size = layer.attributes.groups, layer.weight[0].size
+    rng = np.random.default_rng(seed)
+    roots = rng.standard_normal((groups, size, size)) * np.geomspace(1, 0.03, size)
+    return Moments(rng.uniform(0, 2, (groups, size)), roots @ roots.swapaxes(1, 2), 1000, Ranges((-9, 9), (-90, 90)))
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [((3, 3), 1), ((3, 3), 8), ((1, 1), 2), ((), 1)])
+def test_rounding_by_moments_loses_less_than_by_the_weights(
+    make_layer: MakeLayer, kernel: tuple[int, ...], groups: int
+) -> None:
+    layer = make_layer(16, 8, kernel, groups=groups)
+    moments = correlated(layer, 3)
+    by_moments = INT8.factorize(layer, 8, moments)
+    dense = Factorization("int8", 8, (Factor(layer.weight, layer.attributes),), layer.bias)
+    by_weights = quantize(layer, dense, moments, 8)
+    calm = replace(moments, ranges=None)
+    lost = [layer_error(layer, replace(made, quantization=None), calm) for made in (by_moments, by_weights)]
+    assert lost[0] < (0.8 if layer.weight[0].size > 8 else 1.0) * lost[1]
+
+
+@pytest.mark.parametrize(("name", "rank"), [("int8", 8), ("channel", 6), ("spatial_vh", 5), ("tucker", (4, 5))])
+def test_the_mean_output_is_the_layers(make_layer: MakeLayer, name: str, rank: Rank) -> None:
+    layer = make_layer(24, 8, (3, 3))
+    moments = correlated(layer, 4)
+    made = SCHEMES[name].factorize(layer, rank, moments)
+    made = made if name == "int8" else quantize(layer, made, moments, 8)
+    assert made.bias is not None
+    difference = (layer.weight - compose(made)).reshape(24, -1) @ moments.mean[0]
+    np.testing.assert_allclose(made.bias, layer.bias + difference, rtol=1e-5, atol=1e-6)
 
 
 def test_a_convolution_without_ranges_is_a_usage_error(make_layer: MakeLayer) -> None:
