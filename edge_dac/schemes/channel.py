@@ -7,16 +7,20 @@ For 1x1 convolutions and matrix products this is the plain low-rank product of t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, Factorization, FactorShape, FloatArray, Rank, Reason
-from edge_dac.schemes.low_rank import principal_axes
+from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
+from edge_dac.schemes.large_matrix import LargeDecomposition
 from edge_dac.schemes.matrix_scheme import MatrixScheme
 from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments
 
 LARGE_WEIGHT = 2**24
 """Numbers from which on a weight is decomposed without a copy of it in float64."""
+
+LARGE_WEIGHT_SHARE = 0.53
+"""Of the multiply-accumulates of a large weight, what planners are offered at most: beyond, little is gained for much time."""
 
 
 class Channel(MatrixScheme):
@@ -43,11 +47,18 @@ class Channel(MatrixScheme):
     def matrices(self, kernels: FloatArray) -> FloatArray:
         return np.swapaxes(kernels.reshape(*kernels.shape[:2], -1), -1, -2)  # [g, c * taps, n]
 
+    def candidate_ranks(self, layer: ConvLayer, fractions: Sequence[float], multiple: int = 8) -> list[Rank]:
+        ranks = super().candidate_ranks(layer, fractions, multiple)
+        if not _is_large(layer):
+            return ranks
+        most = _most_offered(layer)
+        return [rank for rank in ranks if isinstance(rank, int) and rank <= most]
+
     def decompose(
         self, layer: ConvLayer, moments: Moments | None = None, shrinkage: float = DEFAULT_SHRINKAGE
     ) -> Decomposition:
-        if moments is None and layer.attributes.groups == 1 and layer.weight.size >= LARGE_WEIGHT:
-            return LargeDecomposition(layer)
+        if moments is None and _is_large(layer):
+            return LargeDecomposition(layer, self, _most_offered(layer))
         return super().decompose(layer, moments, shrinkage)
 
     def metric(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray:
@@ -63,40 +74,10 @@ class Channel(MatrixScheme):
         )
 
 
-class LargeDecomposition(Decomposition):
-    """Of one large matrix ``W [n, d]`` by its weights alone, in little memory.
+def _is_large(layer: ConvLayer) -> bool:
+    return layer.attributes.groups == 1 and layer.weight.size >= LARGE_WEIGHT
 
-    The basis ``V`` is that of the Gram matrix of the smaller side, in the weight's own precision: ``W ~ V (V^T W)`` or
-    ``(W V) V^T``, a projection in either case. The product is made for the largest rank that was asked for; smaller ones
-    are views of it.
-    """
 
-    def __init__(self, layer: ConvLayer) -> None:
-        self.layer = layer
-        self._matrix = layer.weight.reshape(layer.out_channels, -1)
-        outputs, inputs = self._matrix.shape
-        self._by_outputs = outputs <= inputs
-        gram = self._matrix @ self._matrix.T if self._by_outputs else self._matrix.T @ self._matrix
-        self._energy, self._basis = principal_axes(gram)
-        self._projected = self._matrix[:0]
-
-    def at(self, rank: Rank) -> Factorization:
-        channel = Channel()
-        channel.check_rank(self.layer, rank)
-        assert isinstance(rank, int)
-        if len(self._projected) < rank:
-            side = self._matrix if self._by_outputs else self._matrix.T
-            self._projected = self._basis[:, :rank].T @ side
-        basis, projected = self._basis[:, :rank], self._projected[:rank]
-        first, second = (projected, basis) if self._by_outputs else (basis.T, projected.T)
-        ones = (1,) * self.layer.axes
-        factors = (
-            Factor(first.reshape(rank, -1, *self.layer.kernel), self.layer.attributes),
-            Factor(second.reshape(-1, rank, *ones), ConvAttributes.pointwise(self.layer.axes)),
-        )
-        return Factorization(channel.name, rank, factors, self.layer.bias)
-
-    def weight_error(self, rank: Rank) -> float:
-        Channel().check_rank(self.layer, rank)
-        assert isinstance(rank, int)
-        return float(self._energy[rank:].sum())
+def _most_offered(layer: ConvLayer) -> int:
+    """The largest rank of a large weight that planners are offered."""
+    return max(int(LARGE_WEIGHT_SHARE * layer.macs / Channel().macs(layer, 1)), 1)

@@ -14,13 +14,13 @@ import numpy as np
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
 from edge_dac.schemes.alternating import better_filters
-from edge_dac.schemes.matrix_scheme import MatrixScheme
+from edge_dac.schemes.matrix_scheme import RefittedScheme
 
 WORTH_ALTERNATING = 2048
 """Most maps of a group for which the filters are improved after the mixers; beyond, it takes more than a second."""
 
 
-class Dac(MatrixScheme):
+class Dac(RefittedScheme):
     """Depthwise with channel multiplier ``r``, then 1x1.
 
     Channels between the two are channel-major, as ONNX orders the outputs of a grouped convolution: map ``j`` of input
@@ -29,7 +29,6 @@ class Dac(MatrixScheme):
 
     name = "dac"
     every_rank = True
-    refits = True
 
     def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
         if math.prod(layer.kernel) == 1:

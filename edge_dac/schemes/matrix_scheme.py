@@ -28,9 +28,6 @@ class MatrixScheme(Scheme):
     every_rank: bool = False
     """Whether there are so few ranks that a planner should see all."""
 
-    refits: bool = False
-    """Whether the second factor is refitted by least squares: ``features``, ``rows`` and ``from_rows`` are defined."""
-
     @abstractmethod
     def full_rank(self, layer: ConvLayer) -> int:
         """Smallest rank that reproduces every kernel of the layer's shape."""
@@ -49,24 +46,6 @@ class MatrixScheme(Scheme):
 
     def taps(self, covariance: FloatArray, layer: ConvLayer) -> FloatArray | None:
         """Metric ``[g, s, s]`` of the taps in the matrices' columns (their last ``s`` entries), where they hold any."""
-        return None
-
-    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray:
-        """What the first factor computes from ``patches [g, d, t]``: ``[g, r * s, t]``, rank by rank."""
-        raise NotImplementedError
-
-    def rows(self, layer: ConvLayer, right: FloatArray) -> FloatArray:
-        """``right [..., r, q]`` as coefficients of the features, ``[g, r * s, n]``."""
-        raise NotImplementedError
-
-    def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
-        """Inverse of :meth:`rows`."""
-        raise NotImplementedError
-
-    def improved(
-        self, layer: ConvLayer, left: FloatArray, right: FloatArray, covariance: FloatArray, response: FloatArray
-    ) -> FloatArray | None:
-        """A better ``left`` for the refitted ``right``, or None where that does not pay. ``response``: ``S W^T``."""
         return None
 
     def ranks(self, layer: ConvLayer) -> Sequence[Rank]:
@@ -96,10 +75,43 @@ class MatrixScheme(Scheme):
             low = low_rank(self.matrices(grouped_kernels(layer, np.float64)))
             return _MatrixDecomposition(layer, self, low.astype(layer.weight.dtype))
         check_moments(layer, moments)
-        covariance = shrunk_covariance(moments, shrinkage)
-        kernels = grouped_kernels(layer, covariance.dtype)
-        low = low_rank(self.matrices(kernels), self.metric(covariance, layer), self.taps(covariance, layer))
-        return _FittedDecomposition(layer, self, low.astype(covariance.dtype), covariance, moments)
+        return self._fitted(layer, moments, shrunk_covariance(moments, shrinkage))
+
+    def _fitted(self, layer: ConvLayer, moments: Moments, covariance: FloatArray) -> Decomposition:
+        return _FittedDecomposition(layer, self, self._in_metric(layer, covariance), moments)
+
+    def _in_metric(self, layer: ConvLayer, covariance: FloatArray) -> LowRank:
+        kernels = self.matrices(grouped_kernels(layer, covariance.dtype))
+        low = low_rank(kernels, self.metric(covariance, layer), self.taps(covariance, layer))
+        return low.astype(covariance.dtype)
+
+
+class RefittedScheme(MatrixScheme):
+    """A matrix scheme whose second factor is refitted by least squares to what the first one computes.
+
+    The output is linear in the second factor, given the features that the first factor makes of a patch.
+    """
+
+    @abstractmethod
+    def features(self, layer: ConvLayer, left: FloatArray, patches: FloatArray) -> FloatArray:
+        """What the first factor computes from ``patches [g, d, t]``: ``[g, r * s, t]``, rank by rank."""
+
+    @abstractmethod
+    def rows(self, layer: ConvLayer, right: FloatArray) -> FloatArray:
+        """``right [..., r, q]`` as coefficients of the features, ``[g, r * s, n]``."""
+
+    @abstractmethod
+    def from_rows(self, layer: ConvLayer, rows: FloatArray) -> FloatArray:
+        """Inverse of :meth:`rows`."""
+
+    def improved(
+        self, layer: ConvLayer, left: FloatArray, right: FloatArray, covariance: FloatArray, response: FloatArray
+    ) -> FloatArray | None:
+        """A better ``left`` for the refitted ``right``, or None where that does not pay. ``response``: ``S W^T``."""
+        return None
+
+    def _fitted(self, layer: ConvLayer, moments: Moments, covariance: FloatArray) -> Decomposition:
+        return _RefittedDecomposition(layer, self, self._in_metric(layer, covariance), moments, covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,36 +135,46 @@ class _MatrixDecomposition(Decomposition):
 
 
 class _FittedDecomposition(Decomposition):
-    """A decomposition in the metric of the input; the second factor is refitted to the full covariance at each rank."""
+    """A decomposition in the metric of the input, with the bias corrected."""
 
-    def __init__(
-        self, layer: ConvLayer, scheme: MatrixScheme, low: LowRank, covariance: FloatArray, moments: Moments
-    ) -> None:
+    def __init__(self, layer: ConvLayer, scheme: MatrixScheme, low: LowRank, moments: Moments) -> None:
         self.layer = layer
-        self._scheme = scheme
         self._low = low
-        self._covariance = covariance
+        self._scheme = scheme
         self._moments = moments
-        self._equations_rank = 0
-        self._equations: NormalEquations | None = None
 
     def at(self, rank: Rank) -> Factorization:
-        self._scheme.check_rank(self.layer, rank)
+        scheme = self._scheme
+        scheme.check_rank(self.layer, rank)
         assert isinstance(rank, int)
         left, right = self._low.left[..., :rank], self._low.right[..., :rank, :]
-        if rank < self._scheme.full_rank(self.layer):
+        if rank < scheme.full_rank(self.layer):
             left, right = self._refitted(left, right, rank)
         dtype = self.layer.weight.dtype
-        factors = self._scheme.factors(self.layer, left.astype(dtype), right.astype(dtype))
-        plain = Factorization(self._scheme.name, rank, factors, self.layer.bias)
+        factors = scheme.factors(self.layer, left.astype(dtype), right.astype(dtype))
+        plain = Factorization(scheme.name, rank, factors, self.layer.bias)
         return with_corrected_bias(self.layer, plain, self._moments)
 
     def _refitted(self, left: FloatArray, right: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+        return left, right
+
+
+class _RefittedDecomposition(_FittedDecomposition):
+    """At each rank the second factor is refitted to the full covariance."""
+
+    _scheme: RefittedScheme
+
+    def __init__(
+        self, layer: ConvLayer, scheme: RefittedScheme, low: LowRank, moments: Moments, covariance: FloatArray
+    ) -> None:
+        super().__init__(layer, scheme, low, moments)
+        self._covariance = covariance
+        self._equations_rank = 0
+        self._equations: NormalEquations | None = None
+
+    def _refitted(self, left: FloatArray, right: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
         layer, scheme = self.layer, self._scheme
-        equations = self._equations_for(rank)
-        if equations is None:
-            return left, right
-        rows = equations.refine(scheme.rows(layer, right))
+        rows = self._equations_for(rank).refine(scheme.rows(layer, right))
         improved = scheme.improved(layer, left, scheme.from_rows(layer, rows), self._covariance, self._response)
         if improved is not None:
             left, rows = improved, self._make_equations(improved).refine(rows)
@@ -165,10 +187,8 @@ class _FittedDecomposition(Decomposition):
         weight = weight.reshape(*weight.shape[:2], -1)
         return self._covariance @ weight.swapaxes(1, 2)
 
-    def _equations_for(self, rank: int) -> NormalEquations | None:
-        """Equations of this rank or more, made once if the largest rank is asked for first; None for no features."""
-        if not self._scheme.refits:
-            return None
+    def _equations_for(self, rank: int) -> NormalEquations:
+        """Equations of this rank or more, made once if the largest rank is asked for first."""
         if self._equations is None or self._equations_rank < rank:
             self._equations_rank = rank
             self._equations = self._make_equations(self._low.left[..., :rank])

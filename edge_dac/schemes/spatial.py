@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from edge_dac.convolution import ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
-from edge_dac.schemes.matrix_scheme import MatrixScheme
+from edge_dac.schemes.matrix_scheme import RefittedScheme
 from edge_dac.schemes.metric import tap_metric
 
 
-class Spatial(MatrixScheme):
+class Spatial(RefittedScheme):
     """One kernel axis to ``m`` maps a group, then the other: ``[in * k1, out * k2] ~ A B``.
 
     Stride, padding and dilation of an axis go with its kernel.
@@ -22,8 +22,6 @@ class Spatial(MatrixScheme):
         name: name of the scheme.
         first_axis: 0 for vertical first (``kh x 1``, then ``1 x kw``), 1 for horizontal first.
     """
-
-    refits = True
 
     def __init__(self, name: str, first_axis: int) -> None:
         self.name = name

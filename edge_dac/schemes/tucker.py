@@ -73,11 +73,11 @@ class Tucker(Scheme):
     def decompose(
         self, layer: ConvLayer, moments: Moments | None = None, shrinkage: float = DEFAULT_SHRINKAGE
     ) -> Decomposition:
-        groups, (inputs, outputs) = layer.attributes.groups, _channels(layer)
         if moments is None:
-            return _TuckerDecomposition(layer, layer.weight.reshape(groups, outputs, inputs, -1).astype(np.float64))
+            return _TuckerDecomposition(layer)
         check_moments(layer, moments)
         covariance = shrunk_covariance(moments, shrinkage)
+        groups, (inputs, outputs) = layer.attributes.groups, _channels(layer)
         kernels = layer.weight.reshape(groups, outputs, inputs, -1).astype(covariance.dtype)
         return _FittedTucker(layer, kernels, covariance, moments)
 
@@ -111,12 +111,12 @@ class _TuckerDecomposition(Decomposition):
     A pass of orthogonal iteration for one pair turns axes within the block of a larger pair only, and so leaves the error
     of that one as it was. Passes for ever smaller pairs of one proportion give one basis whose leading blocks are all near
     their optimum. A pair takes the better of this basis and the start, which bounds its error by that of the HOSVD; the
-    error never grows with the rank, because it does not in either. ``kernels [g, n, c, taps]``.
+    error never grows with the rank, because it does not in either. Arrays of work have the inputs last, ``[g, n, taps, c]``,
+    so that products of either side are of whole matrices.
     """
 
-    def __init__(self, layer: ConvLayer, kernels: FloatArray) -> None:
+    def __init__(self, layer: ConvLayer) -> None:
         self.layer = layer
-        self._kernels = kernels
         self._refined: dict[float, _Basis] = {}
 
     def at(self, rank: Rank) -> Factorization:
@@ -139,37 +139,49 @@ class _TuckerDecomposition(Decomposition):
 
     def _basis(self, a: int, b: int) -> _Basis:
         """The start, or what was refined for the proportion nearest to that of the pair."""
-        outputs, inputs = self._kernels.shape[1:3]
+        inputs, outputs = _channels(self.layer)
         tilt = min(TILTS, key=lambda tilt: abs(math.log(tilt * a * outputs / (b * inputs))))
         if tilt not in self._refined:
             self._refined[tilt] = self._refine(_path_down(inputs, outputs, tilt))
         return max(self._start, self._refined[tilt], key=lambda basis: basis.held(a, b))
 
     @cached_property
+    def _kernels(self) -> FloatArray:
+        inputs, outputs = _channels(self.layer)
+        kernels = self.layer.weight.reshape(self.layer.attributes.groups, outputs, inputs, -1).swapaxes(2, 3)
+        return np.ascontiguousarray(kernels)
+
+    @cached_property
     def _start(self) -> _Basis:
-        """HOSVD."""
-        output_axes = _axes_of(self._kernels)
-        block = _project(self._kernels, output_axes)
-        input_axes = _axes_of(block.swapaxes(1, 2))
+        """HOSVD, in float64."""
+        kernels = self._kernels.astype(np.float64)
+        output_axes = _output_axes(kernels)
+        block = _project_outputs(kernels, output_axes)
+        input_axes = _input_axes(block)
         return self._as_stored(input_axes, _project_inputs(block, input_axes), output_axes)
 
     def _refine(self, pairs: Sequence[tuple[int, int]]) -> _Basis:
-        """One pass of orthogonal iteration for each of the falling ``pairs``, within the block of the one before."""
+        """One pass of orthogonal iteration for each of the falling ``pairs``, within the block of the one before.
+
+        In the precision of the weight: the axes that come out are orthogonal to it, whatever they are.
+        """
         start = self._start
-        block: FloatArray = start.core.astype(np.float64)
-        input_axes, output_axes = start.input_axes.astype(np.float64), start.output_axes.astype(np.float64)
+        block: FloatArray = np.ascontiguousarray(start.core.swapaxes(2, 3))
+        input_axes, output_axes = start.input_axes.copy(), start.output_axes.copy()
         for a, b in pairs:
-            turn = _axes_of(block[:, :b].swapaxes(1, 2))
+            turn = _input_axes(block[:, :b])
             input_axes[..., : turn.shape[2]] = input_axes[..., : turn.shape[2]] @ turn
             narrowed = _project_inputs(block, turn[..., :a])
-            turn = _axes_of(narrowed)
+            turn = _output_axes(narrowed)
             output_axes[..., : turn.shape[2]] = output_axes[..., : turn.shape[2]] @ turn
-            block = _project(narrowed, turn[..., :b])
-        core = _project_inputs(_project(self._kernels, output_axes), input_axes)
+            block = _project_outputs(narrowed, turn[..., :b])
+        core = _project_inputs(_project_outputs(self._kernels, output_axes), input_axes)
         return self._as_stored(input_axes, core, output_axes)
 
-    def _as_stored(self, *arrays: FloatArray) -> _Basis:
-        return _Basis(*(array.astype(self.layer.weight.dtype) for array in arrays))
+    def _as_stored(self, input_axes: FloatArray, core: FloatArray, output_axes: FloatArray) -> _Basis:
+        dtype = self.layer.weight.dtype
+        stored = np.ascontiguousarray(core.swapaxes(2, 3), dtype)
+        return _Basis(input_axes.astype(dtype), stored, output_axes.astype(dtype))
 
 
 def _path_down(inputs: int, outputs: int, tilt: float) -> list[tuple[int, int]]:
@@ -252,9 +264,9 @@ def _factorization(
     first = input_axes.swapaxes(1, 2).reshape(groups * a, inputs, *ones)
     last = output_axes.reshape(groups * outputs, b, *ones)
     factors = (
-        Factor(first.astype(dtype), pointwise),
-        Factor(core.reshape(groups * b, a, *layer.kernel).astype(dtype), layer.attributes),
-        Factor(last.astype(dtype), pointwise),
+        Factor(first.astype(dtype, copy=False), pointwise),
+        Factor(core.reshape(groups * b, a, *layer.kernel).astype(dtype, copy=False), layer.attributes),
+        Factor(last.astype(dtype, copy=False), pointwise),
     )
     return Factorization("tucker", rank, factors, layer.bias)
 
@@ -279,18 +291,25 @@ def _rounded(size: float, multiple: int, largest: int) -> int:
     return min(max(rounded, 1), largest)
 
 
-def _axes_of(tensor: FloatArray) -> FloatArray:
-    """Principal directions of the second axis of ``[g, n, ...]``: orthogonal ``[g, n, n]``, most energy first."""
+def _output_axes(tensor: FloatArray) -> FloatArray:
+    """Principal directions of the outputs of ``[g, n, taps, c]``: orthogonal ``[g, n, n]``, most energy first."""
     matrix = tensor.reshape(*tensor.shape[:2], -1)
     return principal_axes(matrix @ matrix.swapaxes(1, 2))[1]
 
 
-def _project(tensor: FloatArray, axes: FloatArray) -> FloatArray:
-    """``[g, n, ...]`` onto ``axes [g, n, b]``: ``[g, b, ...]``."""
+def _input_axes(tensor: FloatArray) -> FloatArray:
+    """Principal directions of the inputs of ``[g, n, taps, c]``: orthogonal ``[g, c, c]``, most energy first."""
+    matrix = tensor.reshape(tensor.shape[0], -1, tensor.shape[3])
+    return principal_axes(matrix.swapaxes(1, 2) @ matrix)[1]
+
+
+def _project_outputs(tensor: FloatArray, axes: FloatArray) -> FloatArray:
+    """``[g, n, taps, c]`` onto ``axes [g, n, b]``: ``[g, b, taps, c]``."""
     matrix = tensor.reshape(*tensor.shape[:2], -1)
     return (axes.swapaxes(1, 2) @ matrix).reshape(tensor.shape[0], axes.shape[2], *tensor.shape[2:])
 
 
 def _project_inputs(tensor: FloatArray, axes: FloatArray) -> FloatArray:
-    """``[g, n, c, taps]`` onto ``axes [g, c, a]``: ``[g, n, a, taps]``."""
-    return axes.swapaxes(1, 2)[:, None] @ tensor
+    """``[g, n, taps, c]`` onto ``axes [g, c, a]``: ``[g, n, taps, a]``."""
+    matrix = tensor.reshape(tensor.shape[0], -1, tensor.shape[3])
+    return (matrix @ axes).reshape(*tensor.shape[:3], axes.shape[2])
