@@ -137,7 +137,7 @@ def _sum_patches(
     for index, group in enumerate(groups):
         later = [source.tensor for following in groups[index + 1 :] for source in following]
         sums = [start(source.layer) for source in group]
-        batches = _gather(model, list(zip(group, sums, strict=True)), batches, later, sampling)
+        _gather(model, list(zip(group, sums, strict=True)), batches, later, sampling)
         for source in group:
             yield source.layer, sums.pop(0)
 
@@ -181,18 +181,16 @@ def _patch_length(layer: ConvLayer) -> int:
 def _gather(
     model: onnx.ModelProto,
     group: Sequence[tuple[_Source, AnySum]],
-    batches: Sequence[dict[str, Array]],
+    batches: list[dict[str, Array]],
     later: Sequence[str],
     sampling: _Sampling,
-) -> list[dict[str, Array]]:
+) -> None:
     """Add the patches of one group of layers to its sums.
 
     Args:
-        batches: by tensor name, for every run, what is known already: the inputs, or what an earlier piece computed.
+        batches: by tensor name, for every run, what is known: the inputs, or what an earlier piece computed. Replaced,
+            run by run, by what the groups that follow go on from.
         later: tensors that are wanted after this group.
-
-    Returns:
-        what is known for the groups that follow.
     """
     known = {name: value.dtype for name, value in batches[0].items()}
     tensors = list(dict.fromkeys(source.tensor for source, _ in group))
@@ -204,17 +202,18 @@ def _gather(
     # A generator a layer: its patches do not depend on which other layers are asked about.
     generators = [np.random.default_rng([sampling.seed, crc32(source.layer.name.encode())]) for source, _ in group]
     per_batch = -(-sampling.patches_per_layer // len(batches))
-    reached: list[dict[str, Array]] = []
-    for batch in batches:
+    is_kept = False
+    for index, batch in enumerate(batches):
         values = dict(batch)
         if session is not None:
             values.update(zip(computed, session.run(computed, {name: batch[name] for name in names}), strict=True))
         for (source, total), rng in zip(group, generators, strict=True):
             total.add(sample_patches(source.layer, values[source.tensor], per_batch, rng))
-        reached.append({name: values[name] for name in wanted_later})
-        if sum(value.nbytes for value in reached[0].values()) * len(batches) > sampling.memory_bytes:
-            reached.clear()  # Too much to keep: the next piece starts where this one did.
-    return reached if len(reached) == len(batches) else list(batches)
+        reached = {name: values[name] for name in wanted_later}
+        if index == 0:  # Else too much to keep: the next piece starts where this one did.
+            is_kept = sum(value.nbytes for value in reached.values()) * len(batches) <= sampling.memory_bytes
+        if is_kept:
+            batches[index] = reached
 
 
 def sample_patches(
