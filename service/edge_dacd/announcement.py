@@ -6,6 +6,7 @@ import ipaddress
 import platform
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import psutil
 
@@ -15,6 +16,8 @@ from edge_dacd.server import AddressError
 
 _LONGEST_VALUE = 200
 """A DNS text record holds at most 255 bytes, its name included."""
+_LONGEST_NAME = 40
+"""Of the 63 bytes that a label may have."""
 
 
 class NoNetworkError(EdgeDacError):
@@ -41,24 +44,52 @@ class Announcement:
             raise AddressError("control.announce: expected an address over TCP to announce, found none")
         host, _, port = tcp.rpartition(":")
         name = platform.node().partition(".")[0] or "edge-dac"
-        self._info = module.ServiceInfo(
-            SERVICE_TYPE,
-            f"{name}-{port}.{SERVICE_TYPE}",
-            port=int(port),
-            parsed_addresses=_reachable(host.strip("[]")),
-            properties={"models": ",".join(models)[:_LONGEST_VALUE]},
-        )
+        self._module = module
+        self._port, self._reachable_at = int(port), _reachable(host.strip("[]"))
+        self._models = _shown(models)
+        # Devices made from one image are often called the same. Asking the network for the name is not enough: the answer
+        # may reach another program on the port of mDNS, and with one host name they would get each other's addresses.
+        self._device = f"{name[:_LONGEST_NAME]}-{ipaddress.ip_address(self._reachable_at[0]).packed.hex()[-8:]}"
+        self._info = self._describe(f"{self._device}-{port}.{SERVICE_TYPE}")
         try:
             self._network = module.Zeroconf()
         except (OSError, RuntimeError) as error:
             raise NoNetworkError(f"control.announce: {error}") from error
-        # Devices made from one image are often called the same; the second then gets a name of its own.
         self._network.register_service(self._info, allow_name_change=True)
+
+    def update(self, models: Sequence[str]) -> None:
+        """Tell the network which models there are now; it takes half a second where they are others than before.
+
+        Raises:
+            NoNetworkError: the network cannot be told.
+        """
+        if _shown(models) == self._models:
+            return
+        self._models = _shown(models)
+        self._info = self._describe(self._info.name)
+        try:
+            self._network.update_service(self._info)
+        except (OSError, RuntimeError, self._module.Error) as error:
+            raise NoNetworkError(f"control.announce: {error}") from error
+
+    def _describe(self, name: str) -> Any:
+        return self._module.ServiceInfo(
+            SERVICE_TYPE,
+            name,
+            port=self._port,
+            parsed_addresses=self._reachable_at,
+            properties={"models": self._models},
+            server=f"{self._device}.local.",
+        )
 
     def close(self) -> None:
         """Take the entry back."""
         self._network.unregister_service(self._info)
         self._network.close()
+
+
+def _shown(models: Sequence[str]) -> str:
+    return ",".join(models)[:_LONGEST_VALUE]
 
 
 def _reachable(host: str) -> list[str]:

@@ -76,7 +76,7 @@ class ComputeConfig:
     """``[compute]``: the thread budget of the device.
 
     Attributes:
-        threads: for all runs together; 0 for the cores that the daemon may use.
+        threads: for all runs together, at most the cores that the daemon may use; 0 for all of them.
         parallel_runs: runs at once; each has ``threads / parallel_runs`` threads.
     """
 

@@ -65,6 +65,7 @@ class ControlPlane:
         self._announces = settings.announce
         self._addresses: Sequence[str] = ()
         self._announcement: Announcement | None = None
+        self._models: dict[str, ServedModel] = {}
         repository.on_loaded(self._attach)
         repository.on_unloaded(self._detach)
 
@@ -110,9 +111,8 @@ class ControlPlane:
 
     def _announce(self, wanted: bool) -> None:
         if wanted and self._announcement is None:
-            names = [managed.name for managed in self._reconfigurator.models()]
             try:
-                self._announcement = Announcement(self._addresses, names)
+                self._announcement = Announcement(self._addresses, sorted(self._models))
             except NoNetworkError as error:
                 # Serving matters more, be it to this device alone.
                 _log.error("not announced", extra={"reason": str(error)})
@@ -120,7 +120,16 @@ class ControlPlane:
             self._announcement.close()
             self._announcement = None
 
+    def _announce_models(self) -> None:
+        if self._announcement is not None:
+            try:
+                self._announcement.update(sorted(self._models))
+            except NoNetworkError as error:
+                _log.error("not announced", extra={"reason": str(error)})
+
     def _attach(self, model: ServedModel) -> None:
+        self._models[model.name] = model
+        self._announce_models()
         self._governing.attach(model)
         try:
             self._reconfigurator.attach(model)
@@ -131,6 +140,9 @@ class ControlPlane:
     def _detach(self, model: ServedModel) -> None:
         self._governing.detach(model)
         self._reconfigurator.detach(model)
+        if self._models.get(model.name) is model:
+            del self._models[model.name]
+            self._announce_models()
 
 
 def _token(settings: ControlConfig) -> str | None:

@@ -56,7 +56,7 @@ class Daemon:
         self._required = required
         self._state = state
         self._notifier = Notifier()
-        threads = config.compute.threads or len(os.sched_getaffinity(0))
+        threads = _thread_budget(config.compute.threads)
         slots = min(config.compute.parallel_runs, threads)
         self._repository = ModelRepository(lambda: find_sources(self._config), threads // slots)
         self._executor = Executor(slots, compute)
@@ -192,6 +192,14 @@ class Daemon:
     def _status(self) -> str:
         names = [model.name for model in self._repository.models()]
         return f"serving {', '.join(names) or 'no model'}"
+
+
+def _thread_budget(configured: int) -> int:
+    """More threads than cores would only take turns; one configuration may serve devices of many sizes."""
+    cores = len(os.sched_getaffinity(0))
+    if configured > cores:
+        _log.warning("compute.threads: more than there are cores", extra={"configured": configured, "used": cores})
+    return min(configured, cores) or cores
 
 
 def _warn_of_size(model: ServedModel, limit_bytes: int) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import pytest
+import tritonclient.grpc as triton
 from control.serving import ServingProcess, poll
 
 from edge_dac.cli.main import main
@@ -57,6 +58,27 @@ def test_sighup_announces_and_takes_it_back(serve, prepared, tmp_path):
     reload("[control]\nannounce = false\n")
     assert not wanted_among({address})
     assert not daemon.entries("these changes need a restart")
+
+
+def test_the_entry_follows_models_that_come_and_go(serve, prepared, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    config = tmp_path / "config.toml"
+    config.write_text(f"[control]\nannounce = true\n[repository]\npath = '{folder}'\n")
+    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "127.0.0.1:0")
+
+    def shows(*models):
+        found = [one for one in find_daemons(time.monotonic() + 3) if one.address == daemon.address]
+        return [one.models for one in found] == [models]
+
+    poll(lambda: shows("scale"), "the first model")
+    (folder / "another.onnx").write_bytes(prepared.model.read_bytes())
+    with triton.InferenceServerClient(daemon.address) as client:
+        client.load_model("another")
+        poll(lambda: shows("another", "scale"), "the second too")
+        client.unload_model("scale")
+        poll(lambda: shows("another"), "the first is gone")
+    assert not daemon.entries("not announced")
 
 
 def test_without_a_network_it_serves_all_the_same(prepared, tmp_path):

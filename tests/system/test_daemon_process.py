@@ -110,6 +110,15 @@ def test_one_line_and_the_exit_code(
     assert message in lines[0]
 
 
+def test_no_more_threads_than_cores(start_daemon: Any, simple: Path) -> None:
+    daemon = start_daemon(simple, "--threads", "100000").wait_ready()
+    assert ask(daemon.address) == 2
+    (warning,) = daemon.logged("compute.threads: more than there are cores")
+    cores = len(os.sched_getaffinity(0))
+    assert (warning["level"], warning["configured"], warning["used"]) == ("warning", 100000, cores)
+    assert daemon.stats.num_threads() < 60 + cores
+
+
 def test_check_config(tmp_path: Path, configuration: Path) -> None:
     command = [sys.executable, "-m", "edge_dacd", "--check", "--config"]
     good = subprocess.run([*command, configuration], capture_output=True, text=True, check=True)
