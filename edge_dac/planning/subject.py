@@ -21,9 +21,12 @@ from edge_dac.graph.shapes import resolve_input_shapes
 from edge_dac.statistics.execution import feeds
 from edge_dac.statistics.images import synthetic_inputs
 from edge_dac.statistics.input_spec import InputSpec, Layout, infer_input_specs
+from edge_dac.statistics.states import with_states
 
 FIT_IMAGES, HELD_OUT_IMAGES = 48, 16
 LEAST_FIT_IMAGES, LEAST_HELD_OUT_IMAGES = 12, 6
+STATE_STEPS, LEAST_STATE_STEPS = 16, 4
+"""Runs from a state of zeros to the one that is sampled."""
 LIGHT_MODEL_MACS = 3e9
 """Models up to this get the full number of samples, heavier ones fewer, so that planning ends in time on a slow device."""
 _HELD_OUT_SEED = 1_000_003
@@ -76,13 +79,18 @@ class Subject:
         """Samples that factors are fitted to: ``[count, *shape without batch]`` by input."""
         if self.calibration is not None:
             return self.calibration
-        return synthetic_inputs(self.specs, self._affordable(FIT_IMAGES, LEAST_FIT_IMAGES), self.seed)
+        return self._drawn(self._affordable(FIT_IMAGES, LEAST_FIT_IMAGES), self.seed)
 
     @cached_property
     def held_out_samples(self) -> Samples:
         """Samples that nothing is fitted to; always synthetic."""
         count = self._affordable(HELD_OUT_IMAGES, LEAST_HELD_OUT_IMAGES)
-        return synthetic_inputs(self.specs, count, self.seed + _HELD_OUT_SEED)
+        return self._drawn(count, self.seed + _HELD_OUT_SEED)
+
+    def _drawn(self, count: int, seed: int) -> Samples:
+        drawn = synthetic_inputs(self.specs, count, seed)
+        steps = self._affordable(STATE_STEPS, LEAST_STATE_STEPS)
+        return with_states(self.proto, self.specs, drawn, self.input_shapes, seed=seed, steps=steps)
 
     def _affordable(self, most: int, least: int) -> int:
         macs = sum(layer.macs for layer in self.inventory.layers)

@@ -49,7 +49,7 @@ def _sample(spec: InputSpec, index: int, rng: np.random.Generator) -> npt.NDArra
         return rng.integers(int(spec.low), int(spec.high) + 1, size=shape)
     if spec.layout is Layout.SIGNAL:
         return spec.from_unit(signal(rng, shape, index))
-    if spec.layout is Layout.FEATURES:
+    if spec.layout in (Layout.FEATURES, Layout.STATE):
         return spec.from_unit(rng.normal(0.5, 0.25, size=shape).astype(np.float32))
     height, width = spec.image_size
     canvas = PAINTERS[index % KINDS](rng, height, width, spec.channels)

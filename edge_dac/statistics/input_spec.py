@@ -15,6 +15,7 @@ from edge_dac.statistics.indices import read_indices
 from edge_dac.statistics.input_values import InputSpec, Layout
 from edge_dac.statistics.normalization import Normalization, stated_normalization
 from edge_dac.statistics.response import respond_to_ranges
+from edge_dac.statistics.states import mark_states
 
 __all__ = ["InputSpec", "Layout", "infer_input_specs"]
 
@@ -67,6 +68,7 @@ def infer_input_specs(
     if numbers:
         names = ", ".join(repr(spec.name) for spec in specs)
         raise UsageError(f"value of input {next(iter(numbers))!r}: unknown; the model's inputs are {names}")
+    specs = mark_states(model, specs)
     for index, spec in enumerate(specs):
         if spec.is_image or spec.layout is Layout.SIGNAL:
             known = given or stated_normalization(model, spec)

@@ -22,6 +22,8 @@ class Layout(StrEnum):
     """Numbers without neighbourhood."""
     INDICES = "indices"
     """Integers that name something: tokens, classes."""
+    STATE = "state"
+    """What a model remembers of the runs before; one of its outputs is the next."""
     CONSTANT = "constant"
     """One number in every element: a sampling rate, a threshold."""
 
@@ -44,6 +46,7 @@ class InputSpec:
         low, high: values of black and white before ``mean`` and ``std``; smallest and largest of ``INDICES``; both the
             number of a ``CONSTANT``.
         mean, std: per channel (or one for all), in the units of ``low`` and ``high``.
+        next_state: of a ``STATE``, the output that is fed to it in the next run.
         assumptions: one line each on what was assumed and from what.
         warnings: one line each on what the user had better say.
     """
@@ -57,6 +60,7 @@ class InputSpec:
     high: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    next_state: str = ""
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
