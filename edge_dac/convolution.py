@@ -37,6 +37,7 @@ class Reason(StrEnum):
     GROUPS = "groups"
     UNKNOWN_SPATIAL_SIZE = "unknown_spatial_size"
     NO_GAIN = "no_gain"
+    UNOBSERVED = "unobserved"
     MALFORMED = "malformed"
 
 

@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     add_values(parser)
     add_threads(parser)
     parser.add_argument("--schemes", metavar="A,B", help="schemes to consider")
-    parser.add_argument("--lowerings", metavar="A,B", help="lowerings to consider")
+    parser.add_argument("--lowerings", metavar="A,B", help="lowerings to consider; int8 is that of integers")
     parser.add_argument("--input-range", metavar="LO,HI", help="values of black and white at the inputs")
     parser.add_argument("--mean", metavar="M,...", help="per channel, subtracted from the inputs")
     parser.add_argument("--std", metavar="S,...", help="per channel, the inputs are divided by")

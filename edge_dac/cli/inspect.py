@@ -16,7 +16,7 @@ from edge_dac.cli.arguments import (
     parse_values,
 )
 from edge_dac.cli.output import print_json, print_table, print_warning
-from edge_dac.convolution import ConvLayer
+from edge_dac.convolution import ConvLayer, Reason, Refusal
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,7 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
             subject.detached, subject.proto, subject.inventory, subject.timing_feed, arguments.threads
         )
     spent = original.layer_ms if original else {}
-    layers = [_describe(layer, spent.get(layer.name)) for layer in subject.inventory.layers]
+    unobserved = subject.inventory.unobserved
+    layers = [
+        _describe(layer, spent.get(layer.name), layer.name not in unobserved) for layer in subject.inventory.layers
+    ]
     refusals = [
         {"layer": refusal.subject, "reason": str(refusal.reason), "message": refusal.message}
         for refusal in subject.inventory.refusals
@@ -83,10 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(layer: ConvLayer, latency_ms: float | None) -> dict[str, Any]:
+def _describe(layer: ConvLayer, latency_ms: float | None, is_observed: bool) -> dict[str, Any]:
     from edge_dac.schemes import SCHEMES
 
     refused = {name: scheme.refuse(layer) for name, scheme in SCHEMES.items()}
+    if not is_observed:
+        message = "inside a Loop or Scan, where nobody sees what it reads; only what loses nothing is done of itself"
+        unobserved = Refusal(layer.name, Reason.UNOBSERVED, message)
+        refused = {name: refusal or (None if name == "dense" else unobserved) for name, refusal in refused.items()}
     return {
         "layer": layer.name,
         "operator": layer.operator,

@@ -10,19 +10,12 @@ from typing import Final
 import onnx
 
 from edge_dac.convolution import ConvLayer, Reason, Refusal
+from edge_dac.graph.exposing import Exposure, only_branches
 from edge_dac.graph.operators import LinearNode, NotALayerError, read_linear
-from edge_dac.graph.scopes import GraphPath, default_opset, unique_name, walk
+from edge_dac.graph.scopes import Site, default_opset, scope_at, unique_name, walk
 from edge_dac.graph.shapes import Shape, static_shapes, tensor_shapes
 
 OLDEST_OPSET: Final = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a layer's node is: the graph, and the node's index in it."""
-
-    path: GraphPath
-    index: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +26,13 @@ class Inventory:
         layers: in the order of the nodes.
         refusals: convolutions and matrix products that stay as they are, each with the reason.
         sites: where each layer's node is in the model that the inventory was made from.
+        unobserved: layers inside ``Loop`` and ``Scan``, whose inputs nobody sees.
     """
 
     layers: tuple[ConvLayer, ...]
     refusals: tuple[Refusal, ...]
     sites: Mapping[str, Site]
+    unobserved: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +71,13 @@ def find_layers(
     shapes = tensor_shapes(model, input_shapes, {item.node.input[0] for item in found}, input_values)
     convolved = {item.node.input[0] for item in found if item.node.op_type == "Conv"}
     static = static_shapes(model, input_shapes, {name: shapes[name] for name in convolved & set(shapes)}, input_values)
+    inner = _measured_in_branches(model, [item for item in found if item.site.path], input_shapes, input_values)
     layers = tuple(
-        _layer(item, shapes.get(item.node.input[0]), static.get(item.node.input[0]), opset) for item in found
+        _layer(item, inner.get(item.name, shapes.get(item.node.input[0])), static.get(item.node.input[0]), opset)
+        for item in found
     )
-    return Inventory(layers, tuple(refusals), {item.name: item.site for item in found})
+    unobserved = frozenset(item.name for item in found if not only_branches(model, item.site.path))
+    return Inventory(layers, tuple(refusals), {item.name: item.site for item in found}, unobserved)
 
 
 def _found(model: onnx.ModelProto, refusals: list[Refusal]) -> Iterator[_Found]:
@@ -103,6 +101,24 @@ def _found(model: onnx.ModelProto, refusals: list[Refusal]) -> Iterator[_Found]:
 def _name(node: onnx.NodeProto, taken: set[str]) -> str:
     output = next((name for name in node.output if name), node.op_type)
     return unique_name(node.name if node.name and node.name not in taken else output, taken)
+
+
+def _measured_in_branches(
+    model: onnx.ModelProto,
+    found: Sequence[_Found],
+    input_shapes: Mapping[str, Sequence[int]],
+    input_values: Mapping[str, float] | None,
+) -> dict[str, Shape]:
+    """What layers in branches of ``If`` nodes read, by layer; inference knows little of what is inside of them."""
+    exposure = Exposure(model)
+    names = {
+        item.name: exposure.name_of(scope_at(model, item.site.path), item.node.input[0], item.linear.dtype)
+        for item in found
+        if only_branches(model, item.site.path)
+    }
+    shapes = tensor_shapes(exposure.model, input_shapes, names.values(), input_values) if names else {}
+    # A branch that is not taken shows an empty tensor of one axis.
+    return {layer: shapes[name] for layer, name in names.items() if len(shapes.get(name, ())) > 1}
 
 
 def _layer(item: _Found, shape: Shape | None, static: Shape | None, opset: int) -> ConvLayer:

@@ -23,6 +23,15 @@ Array = npt.NDArray[np.generic]
 GraphPath = tuple[tuple[int, str], ...]
 """Way from the main graph to an inner one: index of the node that holds it, name of the attribute, and so on."""
 
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a layer's node is: the graph, and the node's index in it."""
+
+    path: GraphPath
+    index: int
+
+
 DEFAULT_DOMAINS = ("", "ai.onnx")
 PASS_THROUGH = ("Identity", "Cast", "Transpose")
 OVERRIDABLE_SINCE_IR = 4
@@ -73,6 +82,11 @@ class Scope:
         """The node that computes ``name``, in this graph or around it; None for inputs and initializers."""
         owner = self._owner(name)
         return None if owner is None else owner._producers.get(name)
+
+    def path_of(self, name: str) -> GraphPath:
+        """Way to the graph that ``name``, as read in this one, belongs to; the main graph's where it is unknown."""
+        owner = self._owner(name)
+        return () if owner is None else owner.path
 
     def constant(self, name: str) -> Array | None:
         """The value of ``name`` if it is the same in every run, else None."""

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from edge_dac.convolution import ConvLayer, Factorization
-from edge_dac.device.probes import Comparison, compare, open_session, session_options
+from edge_dac.device.probes import Comparison, Feeds, compare, open_session, session_options
 from edge_dac.errors import VerificationError
 from edge_dac.graph.detached import detach
 from edge_dac.graph.rewriting import PLAN_KEY, replace_layers
@@ -107,13 +107,13 @@ class Verifier:
         return error
 
     def _answers(self, model: onnx.ModelProto) -> list[list[npt.NDArray[Any]]]:
+        feeds = self._subject.held_out_feeds_of(model)
         part = detach(extract(model, self._tensors))
-        return self._run(open_session(part, session_options(self._work_threads)))
+        return self._run(open_session(part, session_options(self._work_threads)), feeds)
 
-    def _run(self, session: onnxruntime.InferenceSession) -> list[list[npt.NDArray[Any]]]:
+    def _run(self, session: onnxruntime.InferenceSession, feeds: Sequence[Feeds]) -> list[list[npt.NDArray[Any]]]:
         names = [value.name for value in session.get_inputs()]
-        feeds = ({name: feed[name] for name in names} for feed in self._subject.held_out_feeds)
-        return [session.run(self._tensors, feed) for feed in feeds]
+        return [session.run(self._tensors, {name: feed[name] for name in names}) for feed in feeds]
 
     def measure(self, model: onnx.ModelProto, *, precision: float = 0.01) -> Built:
         """Outputs and latency of a model, which is used up.
@@ -121,7 +121,8 @@ class Verifier:
         Raises:
             VerificationError: its outputs have other shapes or are not finite.
         """
-        error = None if self._tensors == [o.name for o in model.graph.output] else self.error(model)
+        is_whole = self._tensors == [output.name for output in model.graph.output] and not self._subject.has_states
+        error = None if is_whole else self.error(model)
         detached = detach(model)
         del model
         session = open_session(detached, session_options(self._threads))
@@ -132,4 +133,6 @@ class Verifier:
             precision=precision,
             time_budget_s=self._time_budget_s,
         )
-        return Built(detached.size_bytes, self._error_of(self._run(session)) if error is None else error, comparison)
+        if error is None:
+            error = self._error_of(self._run(session, self._subject.held_out_feeds))
+        return Built(detached.size_bytes, error, comparison)

@@ -92,15 +92,19 @@ def enumerate_candidates(
     Args:
         schemes: names of the schemes to consider; ``dense`` is always among them. With ``int8`` the others, too, may be
             computed in integers.
-        lowerings: names of the lowerings to consider, None for all.
+        lowerings: names of the lowerings to consider, those for integers included; None for all.
         exact_only: no candidate that changes the function.
 
     Raises:
-        UsageError: an unknown scheme.
+        UsageError: an unknown scheme or lowering.
     """
     unknown = [name for name in schemes if name not in SCHEMES]
     if unknown:
         raise UsageError(f"scheme: expected one of {', '.join(SCHEMES)}, got {unknown[0]!r}")
+    known = [*LOWERINGS, *INTEGER_LOWERINGS]
+    unknown = [name for name in lowerings or () if name not in known]
+    if unknown:
+        raise UsageError(f"lowering: expected one of {', '.join(known)}, got {unknown[0]!r}")
     if _is_filter_bank(layer) and "channel" in schemes:
         schemes = [name for name in schemes if name != "dac"]
     fractions = FRACTIONS[::2] if layer.weight[0].size > LONG_PATCH else FRACTIONS
@@ -114,10 +118,10 @@ def enumerate_candidates(
         for rank in ranks:
             candidate = Candidate(name, rank, "direct")
             applicable = lowerings_for(layer, candidate)
-            if lowerings is not None and not scheme.computes_integers:
-                applicable = [lowering for lowering in applicable if lowering in lowerings]
             if "int8" in schemes and name != "dense":
                 applicable += integer_lowerings_for(layer, candidate)
+            if lowerings is not None:
+                applicable = [lowering for lowering in applicable if lowering in lowerings]
             candidates.extend(Candidate(name, rank, lowering) for lowering in applicable)
     return list(dict.fromkeys(candidates))
 

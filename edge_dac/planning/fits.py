@@ -80,15 +80,24 @@ def fit_layers(
     layers = [layer for layer in subject.inventory.layers if wanted.get(layer.name)]
     by_name = {layer.name: layer for layer in layers}
     integers = [by_name[name] for name, entries in wanted.items() if any(c.computes_integers for c in entries)]
-    ranges = collect_ranges(subject.proto, integers, subject.fit_samples, subject.input_shapes, threads=threads)
+    ranges = collect_ranges(
+        subject.proto, integers, subject.fit_samples, subject.input_shapes, subject.inventory.sites, threads=threads
+    )
     fitting = collect_moments(
-        subject.proto, layers, subject.fit_samples, subject.input_shapes, seed=subject.seed, threads=threads
+        subject.proto,
+        layers,
+        subject.fit_samples,
+        subject.input_shapes,
+        subject.inventory.sites,
+        seed=subject.seed,
+        threads=threads,
     )
     held_out = collect_judging_moments(
         subject.proto,
         layers,
         subject.held_out_samples,
         subject.input_shapes,
+        subject.inventory.sites,
         patches_per_layer=HELD_OUT_PATCHES,
         seed=subject.seed + 1,
         threads=threads,

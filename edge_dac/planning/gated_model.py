@@ -6,7 +6,7 @@ the sensitivity of all layers, where a session per layer would spend most of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from edge_dac.device.probes import Feeds, open_session, session_options
 from edge_dac.graph.detached import detach
 from edge_dac.graph.layers import Inventory
 from edge_dac.graph.rewriting import replace_layers
+from edge_dac.graph.scopes import walk
 from edge_dac.lowerings import lowering_of
 from edge_dac.lowerings.lowering import LoweredLayer
 from edge_dac.statistics.execution import extract
@@ -47,7 +48,9 @@ class GatedModel:
     ) -> None:
         self._gates = {name: f"{name}/gate" for name in factorizations}
         replacements = {name: self._replacement(factorization) for name, factorization in factorizations.items()}
-        gated = extract(replace_layers(proto, inventory, replacements), tensors)
+        replaced = replace_layers(proto, inventory, replacements)
+        _lift_constants(replaced, set(self._gates.values()))
+        gated = extract(replaced, tensors)
         # A constant that is declared as an input may be overridden by the caller, and is not folded.
         for gate in self._gates.values():
             gated.graph.input.append(onnx.helper.make_tensor_value_info(gate, onnx.TensorProto.BOOL, []))
@@ -85,6 +88,15 @@ class GatedModel:
             return LoweredLayer([node], initializers)
 
         return replace
+
+
+def _lift_constants(model: onnx.ModelProto, names: Set[str]) -> None:
+    """Move constants of inner graphs to the main graph, where a caller can override them."""
+    for scope in walk(model):
+        found = [tensor for tensor in scope.graph.initializer if tensor.name in names] if scope.path else []
+        model.graph.initializer.extend(found)
+        for tensor in found:
+            scope.graph.initializer.remove(tensor)
 
 
 def _dense(layer: ConvLayer) -> Factorization:

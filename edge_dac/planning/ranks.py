@@ -93,6 +93,10 @@ def _checked(planner: Planner, name: str, request: LayerRank) -> LayerRank:
         raise BudgetError(f"layer {name!r}: scheme {request.scheme!r} does not apply: {refusal.message}")
     if request.scheme == "dense":
         return LayerRank("dense", None)
+    if SCHEMES[request.scheme].computes_integers and layer.axes and name in planner.subject.inventory.unobserved:
+        raise BudgetError(
+            f"layer {name!r}: inside a Loop or Scan, where nobody sees the ranges that {request.scheme} needs"
+        )
     if request.rank is None:
         raise BudgetError(f"layer {name!r}: expected a rank for scheme {request.scheme!r}, got none")
     full = SCHEMES[request.scheme].ranks(layer)[-1]

@@ -87,10 +87,27 @@ class Subject:
         count = self._affordable(HELD_OUT_IMAGES, LEAST_HELD_OUT_IMAGES)
         return self._drawn(count, self.seed + _HELD_OUT_SEED)
 
+    @property
+    def has_states(self) -> bool:
+        """Whether the model remembers something of the runs before."""
+        return any(spec.layout is Layout.STATE for spec in self.specs)
+
     def _drawn(self, count: int, seed: int) -> Samples:
-        drawn = synthetic_inputs(self.specs, count, seed)
+        return self._with_states(self.proto, synthetic_inputs(self.specs, count, seed), seed)
+
+    def _with_states(self, model: onnx.ModelProto, drawn: Samples, seed: int) -> Samples:
         steps = self._affordable(STATE_STEPS, LEAST_STATE_STEPS)
-        return with_states(self.proto, self.specs, drawn, self.input_shapes, seed=seed, steps=steps)
+        return with_states(model, self.specs, drawn, self.input_shapes, seed=seed, steps=steps)
+
+    def held_out_feeds_of(self, model: onnx.ModelProto) -> list[Feeds]:
+        """The held-out samples as feeds, with the states that ``model``, a rewritten one, comes to by itself.
+
+        What a plan loses in one run it remembers in the next.
+        """
+        if not self.has_states:
+            return self.held_out_feeds
+        samples = self._with_states(model, self.held_out_samples, self.seed + _HELD_OUT_SEED)
+        return list(feeds(samples, self.input_shapes, self.input_shapes))
 
     def _affordable(self, most: int, least: int) -> int:
         macs = sum(layer.macs for layer in self.inventory.layers)

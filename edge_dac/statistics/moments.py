@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, FloatArray
+from edge_dac.graph.exposing import Exposure, layer_nodes
+from edge_dac.graph.scopes import Site
 from edge_dac.schemes.scheme import Moments, ProbedMoments
 from edge_dac.statistics.execution import Array, Inputs, extract, feeds, needed, open_session
 from edge_dac.statistics.patch_sums import ROWS_AT_ONCE, MomentsSum, PatchSum, ProbedSum
@@ -59,6 +61,7 @@ def collect_moments(
     layers: Sequence[ConvLayer],
     inputs: Inputs,
     input_shapes: Mapping[str, Sequence[int]],
+    sites: Mapping[str, Site] | None = None,
     *,
     patches_per_layer: int = PATCHES_PER_LAYER,
     seed: int = 0,
@@ -70,13 +73,14 @@ def collect_moments(
     The model is run in pieces, one for each group of layers whose sums fit ``memory_bytes`` together; a piece goes on from
     what the one before computed, where that takes little room, else from the inputs. Patches are taken at output positions
     drawn at random, the same number from every run; positions in the zero padding count as zeros. Left out are layers inside
-    ``If``, ``Loop`` and ``Scan``, layers with patches longer than :data:`WIDEST_PATCH` and layers that see a number that is
-    not finite.
+    ``Loop`` and ``Scan`` and in branches that are not taken, layers with patches longer than :data:`WIDEST_PATCH` and layers
+    that see a number that is not finite.
 
     Args:
         model: the graph that ``layers`` were found in.
         inputs: samples for every input, ``[count, *shape without batch]``.
         input_shapes: shapes the model is run at, batch included.
+        sites: where the layers are in ``model``; by default nodes of their names in the main graph.
         patches_per_layer: how many patches to aim at (fewer where a layer has fewer output positions).
         seed: of the positions.
         threads: of ONNX Runtime.
@@ -86,8 +90,8 @@ def collect_moments(
         UsageError: an input has no samples.
     """
     sampling = _Sampling(input_shapes, patches_per_layer, seed, threads, memory_bytes)
-    sources = _sources(model, layers)
-    for layer, total in _sum_patches(model, sources, inputs, sampling, lambda layer: MomentsSum()):
+    part, sources = _sources(model, layers, sites)
+    for layer, total in _sum_patches(part, sources, inputs, sampling, lambda layer: MomentsSum()):
         moments = total.moments()
         if moments is not None:
             yield layer.name, moments
@@ -99,6 +103,7 @@ def collect_judging_moments(
     layers: Sequence[ConvLayer],
     inputs: Inputs,
     input_shapes: Mapping[str, Sequence[int]],
+    sites: Mapping[str, Site] | None = None,
     *,
     patches_per_layer: int = PATCHES_PER_LAYER,
     seed: int = 0,
@@ -115,7 +120,8 @@ def collect_judging_moments(
     def start(layer: ConvLayer) -> MomentsSum | ProbedSum:
         return ProbedSum(PROBES, seed) if _patch_length(layer) > PROBED_PATCH else MomentsSum()
 
-    for layer, total in _sum_patches(model, _sources(model, layers), inputs, sampling, start):
+    part, sources = _sources(model, layers, sites)
+    for layer, total in _sum_patches(part, sources, inputs, sampling, start):
         moments = total.moments()
         if moments is not None:
             yield layer.name, moments
@@ -142,16 +148,18 @@ def _sum_patches(
             yield source.layer, sums.pop(0)
 
 
-def _sources(model: onnx.ModelProto, layers: Sequence[ConvLayer]) -> list[_Source]:
-    nodes = {node.output[0]: node for node in model.graph.node if node.output}
-    for node in reversed(model.graph.node):
-        if node.name:
-            nodes[node.name] = node
-    return [
-        _Source(layer, nodes[layer.name].input[0])
+def _sources(
+    model: onnx.ModelProto, layers: Sequence[ConvLayer], sites: Mapping[str, Site] | None
+) -> tuple[onnx.ModelProto, list[_Source]]:
+    """What each layer reads, and a model that computes it in its main graph."""
+    exposure = Exposure(model)
+    nodes = layer_nodes(model, [layer for layer in layers if not is_too_wide(layer)], sites)
+    sources = [
+        _Source(layer, exposure.name_of(nodes[layer.name][0], nodes[layer.name][1].input[0], layer.dtype))
         for layer in layers
-        if not is_too_wide(layer) and layer.name in nodes and nodes[layer.name].op_type == layer.operator
+        if layer.name in nodes
     ]
+    return exposure.model, sources
 
 
 def is_too_wide(layer: ConvLayer) -> bool:
@@ -223,6 +231,8 @@ def sample_patches(
     rng: np.random.Generator,
 ) -> FloatArray:
     """At most ``count`` patches ``[count, groups, d]`` of an activation, ordered as ``layer.weight[o].ravel()``."""
+    if activation.size == 0:  # of a branch that is not taken
+        return np.empty((0, layer.attributes.groups, _patch_length(layer)), np.float32)
     if layer.axes == 0:
         rows = activation.reshape(-1, activation.shape[-1])
         chosen = _choose(rng, len(rows), count)

@@ -26,6 +26,8 @@ class PatchSum(ABC):
 
     def add(self, patches: FloatArray) -> None:
         """Add ``[count, groups, d]`` float32 patches, which are used up."""
+        if not len(patches):
+            return
         self._pending.append(patches)
         if sum(map(len, self._pending)) >= ROWS_AT_ONCE:
             self._flush()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper
 
 from edge_dac.convolution import ConvAttributes, ConvLayer
 from edge_dac.device.probes import open_session, session_options
+from edge_dac.errors import UsageError
 from edge_dac.lowerings import lowering_of
 from edge_dac.planning.candidates import Candidate, enumerate_candidates, timing_factorization
 
@@ -37,3 +39,13 @@ def test_integers_of_any_two_shapes_can_be_timed_together() -> None:
     graph = helper.make_graph(nodes, "timed", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert len(open_session(model.SerializeToString(), session_options(1)).get_outputs()) == 2
+
+
+def test_lowerings_restrict_integers_too() -> None:
+    layer = layer_of("body", 32, 32, 3, 3)
+    found = {c.lowering for c in enumerate_candidates(layer, ("int8", "channel"), ("direct",))}
+    assert found == {"direct"}
+    found = {c.lowering for c in enumerate_candidates(layer, ("int8", "channel"), ("direct", "int8"))}
+    assert found == {"direct", "int8"}
+    with pytest.raises(UsageError, match=r"lowering: expected one of .*int8, got 'winograd'"):
+        enumerate_candidates(layer, ("channel",), ("winograd",))

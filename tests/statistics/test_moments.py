@@ -202,3 +202,47 @@ def test_a_wide_layer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     layers: tuple[ConvLayer, ...] = find_layers(model, shapes).layers
     samples = {"x": _random((4, 3, 8, 8))}
     assert "c" not in dict(collect_moments(model, layers, samples, shapes))
+
+
+def test_layers_in_branches_have_moments_of_the_samples_that_take_them() -> None:
+    weight = _random((5, 3, 3, 3), 1)
+    plain = _conv_model(ConvAttributes((1, 1), (0,) * 4, (1, 1)), weight, (9, 9))
+    then_branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Conv", ["r", "w"], ["t"], name="conv")],
+        "then",
+        [],
+        [onnx.ValueInfoProto(name="t")],
+    )
+    else_branch = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["n"]), helper.make_node("Conv", ["n", "w"], ["e"], name="other")],
+        "else",
+        [],
+        [onnx.ValueInfoProto(name="e")],
+    )
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=then_branch, else_branch=else_branch))
+    model.graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [1]))
+    shapes = {"x": (1, 3, 9, 9), "c": (1,)}
+    x = _random((8, 3, 9, 9), 2)
+    inventory = find_layers(model, shapes)
+    taken = np.arange(8) % 2 == 1
+    for collect in (collect_moments, collect_judging_moments):
+        found = dict(
+            collect(
+                model, inventory.layers, {"x": x, "c": taken}, shapes, inventory.sites, patches_per_layer=EVERYTHING
+            )
+        )
+        rows = {"conv": np.maximum(x[taken], 0), "other": -x[~taken]}
+        for name, samples in rows.items():
+            ((_, expected),) = collect(
+                plain,
+                find_layers(plain, {"x": (1, 3, 9, 9)}).layers,
+                {"x": samples},
+                shapes,
+                patches_per_layer=EVERYTHING,
+            )
+            assert np.allclose(found[name].mean, expected.mean, atol=1e-5)
+    always = dict(collect_moments(model, inventory.layers, {"x": x, "c": np.ones(8, bool)}, shapes, inventory.sites))
+    assert always.keys() == {"conv"}

@@ -61,3 +61,33 @@ def test_a_layer_with_values_that_are_not_finite_is_left_out() -> None:
 
 def test_nothing_is_run_for_no_layers() -> None:
     assert collect_ranges(network(), [], {}, SHAPES) == {}
+
+
+def test_layers_in_branches_have_ranges_of_the_samples_that_take_them() -> None:
+    plain = network()
+    nodes = list(plain.graph.node[3:])
+    then_branch = helper.make_graph(
+        nodes, "then", [], [onnx.ValueInfoProto(name="y")], list(plain.graph.initializer[1:])
+    )
+    idle = [
+        helper.make_node("AveragePool", ["p"], ["q"], kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["q", "v"], ["z"]),
+    ]
+    else_branch = helper.make_graph(idle, "else", [], [onnx.ValueInfoProto(name="z")])
+    else_branch.initializer.add().CopyFrom(numpy_helper.from_array(np.ones((4, 8, 3, 3), np.float32), "v"))
+    model = network()
+    del model.graph.node[3:]
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=then_branch, else_branch=else_branch))
+    model.graph.input.append(helper.make_tensor_value_info("c", TensorProto.BOOL, [1]))
+    shapes = {"x": (1, 3, 12, 12), "c": (1,)}
+    inventory = find_layers(model, shapes, {"c": 1})
+    x = np.random.default_rng(1).standard_normal((6, 3, 12, 12)).astype(np.float32)
+    inputs = {"x": x, "c": np.arange(6) % 2 == 1}
+    ranges = collect_ranges(model, inventory.layers, inputs, shapes, inventory.sites)
+    expected = collect_ranges(
+        plain, find_layers(plain, {"x": (1, 3, 12, 12)}).layers, {"x": x[1::2]}, {"x": (1, 3, 12, 12)}
+    )
+    assert ranges["second"].target == pytest.approx(expected["second"].target)
+    assert ranges["third"].source == pytest.approx(expected["third"].source)
+    never = collect_ranges(model, inventory.layers, {"x": x, "c": np.ones(6, bool)}, shapes, inventory.sites)
+    assert never.keys() == {"first", "second", "third"}

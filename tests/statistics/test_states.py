@@ -100,6 +100,17 @@ def test_signals_go_on_from_run_to_run() -> None:
     assert (with_states(model, specs, drawn, shapes, seed=3, steps=1)["state"] == 0).all()
 
 
+def test_another_model_comes_to_its_own_states_on_the_same_signals() -> None:
+    shapes = {**SHAPES, "x": (1, 1200)}
+    specs = infer_input_specs(_memory(length=1200), shapes)
+    drawn = synthetic_inputs(specs, 4, seed=3)
+    first, other = (
+        with_states(_memory(decay, length=1200), specs, drawn, shapes, seed=3, steps=4) for decay in (0.9, 0.8)
+    )
+    assert (first["x"] == other["x"]).all()
+    assert not (first["state"] == other["state"]).any()
+
+
 def test_states_that_run_away_are_left_as_they_were_drawn() -> None:
     model = _memory(decay=1e30)
     specs = infer_input_specs(model, SHAPES)
