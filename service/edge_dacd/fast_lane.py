@@ -73,7 +73,8 @@ class FastLane:
     """Serves the calls of the method ``path`` on ``server``. Make it before the server starts, :meth:`start` it after.
 
     Args:
-        limit: calls at once; more are refused with RESOURCE_EXHAUSTED.
+        limit: calls at once; more are refused with RESOURCE_EXHAUSTED: those first whose message does not come, so that a
+            client that sends slowly takes nobody's place.
 
     Raises:
         ImportError, AttributeError: this grpcio is another inside.
@@ -99,6 +100,8 @@ class FastLane:
         """What that thread answers at the moment."""
         self._parked = 0
         self._calls = 0
+        self._begun: dict[LaneCall, None] = {}
+        """Calls whose message has not come yet, the oldest first."""
         self._answered = 0
         self._closed = False
         self._is_guarded = threading.Event()
@@ -193,21 +196,32 @@ class FastLane:
         if not event.success:  # the server stops
             return
         self._request_call()
+        call = LaneCall(self, event.call, event.call_details.deadline)
         with self._lock:
             self._calls += 1
-            full = self._calls > self._limit
-        call = LaneCall(self, event.call, event.call_details.deadline)
+            refused = None
+            if self._calls > self._limit:
+                refused = next(iter(self._begun), call)
+                self._begun.pop(refused, None)
+            if refused is not call:
+                self._begun[call] = None
         event.call.start_server_batch(
             (self._grpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), lambda _: self._ended(call)
         )
-        if full:
-            self._send(call, grpc.StatusCode.RESOURCE_EXHAUSTED, f"expected at most {self._limit} calls at once", None)
+        if refused is not None:
+            message = f"expected at most {self._limit} calls at once"
+            self._send(refused, grpc.StatusCode.RESOURCE_EXHAUSTED, message, None)
+        if refused is call:
             return
         event.call.start_server_batch(
             (self._grpc.ReceiveMessageOperation(_NO_FLAGS),), lambda received: self._received(call, received)
         )
 
     def _received(self, call: LaneCall, event: Any) -> None:
+        with self._lock:
+            if call not in self._begun:  # it was refused meanwhile
+                return
+            del self._begun[call]
         data = event.batch_operations[0].message()
         if data is None:
             self._send(call, grpc.StatusCode.INVALID_ARGUMENT, "expected one message, got none", None)

@@ -46,13 +46,21 @@ class TextFormatter(logging.Formatter):
         self._for_journal = for_journal
 
     def format(self, record: logging.LogRecord) -> str:
-        shown = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in _fields(record).items())])
+        shown = " ".join(
+            [record.getMessage(), *(f"{name}={_one_line(value)}" for name, value in _fields(record).items())]
+        )
         if record.exc_info:
             shown += "\n" + self.formatException(record.exc_info)
         if not self._for_journal:
             return f"{_utc(record.created)} {record.levelname.lower()} {shown}"
         prefix = f"<{_SYSLOG.get(record.levelno, 6)}>"
         return "\n".join(prefix + line for line in shown.splitlines())
+
+
+def _one_line(value: object) -> str:
+    """A client may have made it up: nothing in it may begin another line or steer a terminal."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -23,6 +23,11 @@ def test_text_for_people() -> None:
     assert TextFormatter(for_journal=False).format(record(model="m")).endswith("Z warning refused it model=m")
 
 
+def test_what_clients_make_up_stays_on_its_line() -> None:
+    shown = TextFormatter(for_journal=False).format(record(request_id="größer\nforged line\x1b[2J"))
+    assert shown.endswith(r"request_id=größer\nforged line\x1b[2J")
+
+
 def test_text_for_the_journal_marks_every_line() -> None:
     try:
         raise ValueError("no")
