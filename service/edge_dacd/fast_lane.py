@@ -61,8 +61,9 @@ class LaneCall:
     def end(self) -> None:
         """The client has gone, or has its answer."""
         self._ended = True
-        if self._callback is not None:
-            self._callback()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
 
 
 Answer = Callable[[bytes, LaneCall], bytes]

@@ -132,13 +132,14 @@ class InferenceServicer:
         model = self._repository.get(message.model_name, message.model_version)
         try:
             return self._answer(model, request, context.time_remaining(), call, serialize, started)
+        except RequestError as error:
+            # Raised as it is, and in no variable that its traceback holds: it would keep the request until garbage is
+            # collected, and in an overload there are many.
+            _note_failure(model, request.id, error, started)
+            raise
         except Exception as error:
             status = explain(error)
-            model.statistics.failed(status.code.name, time.perf_counter_ns() - started)
-            reason = {"status": status.code.name, "reason": status.message}
-            _log.debug("refused", extra={"request_id": request.id, "model": model.name, **reason})
-            if status is error:
-                raise
+            _note_failure(model, request.id, status, started)
             raise status from error
 
     def _answer(
@@ -262,6 +263,12 @@ class InferenceServicer:
         _check_local(context)
         self._memory.unregister(request.name)
         return wire.message("inference.SystemSharedMemoryUnregisterResponse")()
+
+
+def _note_failure(model: ServedModel, request_id: str, error: RequestError, started: int) -> None:
+    model.statistics.failed(error.code.name, time.perf_counter_ns() - started)
+    reason = {"status": error.code.name, "reason": error.message}
+    _log.debug("refused", extra={"request_id": request_id, "model": model.name, **reason})
 
 
 def _nothing() -> None:

@@ -70,6 +70,8 @@ def _answering(behaviour: Callable[..., Any], parse: _Parse, serialize: _Seriali
     def answer(data: bytes, context: Any) -> bytes:
         try:
             return serialize(behaviour(parse(data), context))
+        except RequestError:
+            raise  # from itself, it would keep the request until garbage is collected
         except Exception as error:
             raise explain(error) from error
 
