@@ -50,7 +50,7 @@ class LatencyCorrection:
         if slower is None:
             return predicted
         if faster is None:
-            return 1.0 - _gain(slower) * (1.0 - predicted)
+            return min(slower.measured, 1.0 - _gain(slower) * (1.0 - predicted))
         share = (predicted - faster.predicted) / (slower.predicted - faster.predicted)
         return faster.measured + share * (slower.measured - faster.measured)
 
@@ -61,7 +61,7 @@ class LatencyCorrection:
         if slower is None:
             return measured
         if faster is None:
-            return 1.0 - (1.0 - measured) / _gain(slower)
+            return min(slower.predicted, 1.0 - (1.0 - measured) / _gain(slower))
         share = (measured - faster.measured) / (slower.measured - faster.measured)
         return faster.predicted + share * (slower.predicted - faster.predicted)
 

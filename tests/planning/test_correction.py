@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_dac.planning.correction import LatencyCorrection
@@ -74,6 +74,7 @@ def test_plans_that_change_next_to_nothing_teach_nothing() -> None:
 
 
 @given(st.lists(st.tuples(RATIOS, RATIOS), min_size=1, max_size=6), RATIOS, RATIOS)
+@example([(0.84375, 0.125), (0.125, 0.125)], 0.4375, 0.5)  # more of the saving arrived than is plausible
 def test_a_faster_target_is_never_answered_by_a_slower_prediction(
     observed: list[tuple[float, float]], first: float, second: float
 ) -> None:
@@ -82,8 +83,7 @@ def test_a_faster_target_is_never_answered_by_a_slower_prediction(
         correction.observe(predicted, measured)
     faster, slower = sorted((first, second))
     assert correction.measured_for(faster) <= correction.measured_for(slower) + 1e-9
-    if min(measured for _, measured in observed) <= faster:  # below what was measured the shares of savings are bounded
-        assert correction.predicted_for(faster) <= correction.predicted_for(slower) + 1e-9
+    assert correction.predicted_for(faster) <= correction.predicted_for(slower) + 1e-9
 
 
 def test_plans_that_missed_a_target_in_the_wrong_order_lead_below_them_all() -> None:
