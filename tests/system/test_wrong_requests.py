@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -271,3 +272,15 @@ def test_message_over_the_limit(start_daemon: Any, configuration: Any) -> None:
         config = stub.ModelConfig(service_pb2.ModelConfigRequest(name="floats"), timeout=20).config
         assert config.parameters["server.max_message_bytes"].string_value == "100000"
         assert stub.ModelInfer(good(), timeout=20).model_name == "simple"
+        # A message that grows a thousandfold is given up where it passes the limit.
+        before = peak_bytes(small)
+        call = connected.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        error = refused(lambda: call(bytes(50 << 20), timeout=20, compression=grpc.Compression.Gzip))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert peak_bytes(small) - before < 10 << 20
+
+
+def peak_bytes(daemon: Any) -> int:
+    """The most resident memory that the daemon has had."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) << 10
