@@ -201,7 +201,7 @@ class Executor(Generic[Work, Result]):
 
     def _is_quick(self, line: str) -> bool:
         # With more slots, others could compute meanwhile.
-        return self.slots == 1 and 0 < self._lines[line].run_s < _QUICK_S
+        return 0 < self._lines[line].run_s < _QUICK_S / self.slots
 
     def _expect_room(self, name: str, capacity: int, priority: int, now: float) -> Line:
         """The line ``name``, in which another request may wait. The caller holds the lock."""
