@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from edge_dac.device.profile import profile_device
 from edge_dac.errors import BudgetUnreachableError, UsageError
+from edge_dac.graph.loading import self_contained
 from edge_dac.planning.budget import Budget
 from edge_dac.planning.candidates import ORIGINAL
 from edge_dac.planning.plan import LayerChoice, Plan, Refused
@@ -22,7 +23,8 @@ from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """A model with the plan that made it. Where nothing helps, ``model`` is the original file, byte by byte."""
+    """A model with the plan that made it. Where nothing helps, ``model`` is the original file, byte by byte, or with
+    the tensor data in it that lay beside it."""
 
     plan: Plan
     model: bytes
@@ -167,7 +169,7 @@ def _compressed(planner: Planner, proposal: Proposal | None, budget: Budget, out
     if outcome is not None:
         plan = replace(plan, warnings=plan.warnings + outcome.warnings)
     if proposal is None or not (proposal.replaces_layers or proposal.is_faster):
-        return Compressed(plan, planner.subject.path.read_bytes(), changed=False)
+        return Compressed(plan, self_contained(planner.subject.path, planner.subject.allow_external), changed=False)
     return Compressed(plan, planner.model(proposal.choices, plan), changed=True)
 
 

@@ -58,6 +58,18 @@ def load_model(path: StrPath, *, max_bytes: int = DEFAULT_MAX_BYTES, allow_exter
     return model
 
 
+def self_contained(path: StrPath, allow_external: bool) -> bytes:
+    """The file as it is; where tensor data lie beside it, and may, the model with them in it.
+
+    Raises:
+        RefusedError: as :func:`load_model`.
+    """
+    content = _read(path, DEFAULT_MAX_BYTES)
+    if allow_external and external_tensors(_parse(path, content)):
+        return serialize_and_discard(load_model(path, allow_external=True), path)
+    return content
+
+
 def model_digest(path: StrPath) -> str:
     """The sha256 of the file's bytes, in hex.
 

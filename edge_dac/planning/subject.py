@@ -56,6 +56,7 @@ class Subject:
         specs: what each input expects.
         seed: of the synthetic inputs.
         calibration: real samples by input name, used in place of synthetic ones; None where there are none.
+        allow_external: whether tensor data beside the file were accepted.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Subject:
     specs: tuple[InputSpec, ...]
     seed: int = 0
     calibration: Samples | None = None
+    allow_external: bool = False
 
     @cached_property
     def detached(self) -> DetachedModel:
@@ -172,4 +174,5 @@ def load_subject(
         specs=specs,
         seed=seed,
         calibration=samples,
+        allow_external=allow_external,
     )

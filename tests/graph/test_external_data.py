@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.errors import ExternalDataError, ModelTooLargeError
-from edge_dac.graph.loading import load_model
+from edge_dac.graph.external_data import external_tensors
+from edge_dac.graph.loading import load_model, self_contained
 
 VALUES = np.arange(6, dtype=np.float32)
 
@@ -206,3 +207,15 @@ def test_external_data_count_towards_the_size_limit(tmp_path: Path) -> None:
     load_model(path, allow_external=True, max_bytes=path.stat().st_size + 24)
     with pytest.raises(ModelTooLargeError):
         load_model(path, allow_external=True, max_bytes=path.stat().st_size + 23)
+
+
+def test_a_model_is_handed_on_with_what_lay_beside_it(tmp_path: Path) -> None:
+    weight = np.arange(6, dtype=np.float32)
+    (tmp_path / "data.bin").write_bytes(weight.tobytes())
+    path = write(with_initializer(external()), tmp_path)
+    assert self_contained(path, False) == path.read_bytes()
+    model = onnx.load_model_from_string(self_contained(path, True))
+    assert not external_tensors(model)
+    assert numpy_helper.to_array(model.graph.initializer[0]).ravel().tolist() == weight.tolist()
+    plain = write(plain_model(), tmp_path)
+    assert self_contained(plain, True) == plain.read_bytes()

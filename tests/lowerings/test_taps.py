@@ -31,6 +31,7 @@ def test_one_output_is_the_sum_of_nine_shifted_maps() -> None:
     [
         ({"opset": 9}, Reason.UNSUPPORTED_OPERATOR),
         ({"weight": np.zeros((9, 4, 3, 3), np.float32)}, Reason.NO_GAIN),
+        ({"weight": np.zeros((2, 4, 3, 65), np.float32)}, Reason.NO_GAIN),
         ({"weight": np.zeros((2, 4, 1, 1), np.float32)}, Reason.KERNEL_SHAPE),
         ({"attributes": replace(SAME, groups=2)}, Reason.GROUPS),
         ({"attributes": replace(SAME, strides=(2, 2), auto_pad="SAME_UPPER")}, Reason.STRIDE),
