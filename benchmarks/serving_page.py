@@ -53,8 +53,8 @@ Measured side by side against the server as it is, interleaved, medians; kept is
   8 % less latency (1 % for an image in the message), 1.04 times the small answers a second at 0.90 of the processor time, 1.22
   times the images in shared memory at 0.78. Kept.
 * Switches of gRPC (`GRPC_EXPERIMENTS`: `event_engine_callback_cq`, `use_call_event_engine_in_completion_queue`,
-  `pollset_alternative`, `tcp_rcv_lowat` with `tcp_frame_size_tuning`, `free_large_allocator`, `fuse_filters`): 0.97 to 1.18
-  times the answers, where the same server beside itself came to 1.04 to 1.08. Not kept.
+  `pollset_alternative`, `tcp_rcv_lowat` with `tcp_frame_size_tuning`, `free_large_allocator`, `fuse_filters`): 0.89 to 1.26
+  times the answers in runs of six to twelve turns, where the same server beside itself came to 0.95 to 1.08. Not kept.
 """
 
 

@@ -402,3 +402,10 @@ def test_requests_that_exaggerate(stub: Any, request_: Any, message: str) -> Non
     assert message in details
     assert len(details) <= 1000
     assert stub.ModelInfer(simple(), timeout=20).model_name == "simple"
+
+
+def test_the_log_has_nothing_else_in_it(daemon: Any) -> None:
+    """After all of the above: runs that were stopped, clients that vanished, bytes that were no HTTP/2."""
+    assert daemon.raw
+    assert [line for line in daemon.raw if not line.startswith("{")] == []
+    assert [entry for entry in daemon.log if entry["level"] == "error"] == []
