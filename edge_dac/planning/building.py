@@ -90,7 +90,7 @@ class Verifier:
         """Relative squared error of a model's outputs on the held-out samples.
 
         Raises:
-            VerificationError: an output has another shape than the original's, or is not finite.
+            VerificationError: an output has another number of axes than the original's, or is not finite.
         """
         return self._error_of(self._answers(model))
 
@@ -98,7 +98,7 @@ class Verifier:
         errors = []
         for reference, answer in zip(self._references, answers, strict=True):
             for name, expected, got in zip(self._tensors, reference, answer, strict=True):
-                if expected.shape != got.shape:
+                if expected.ndim != got.ndim:
                     raise VerificationError(f"{name}: expected shape {expected.shape}, got {got.shape}")
             errors.append(output_error(reference, answer, self.spreads))
         error = float(np.mean(errors))
@@ -119,7 +119,7 @@ class Verifier:
         """Outputs and latency of a model, which is used up.
 
         Raises:
-            VerificationError: its outputs have other shapes or are not finite.
+            VerificationError: its outputs have other numbers of axes or are not finite.
         """
         is_whole = self._tensors == [output.name for output in model.graph.output] and not self._subject.has_states
         error = None if is_whole else self.error(model)

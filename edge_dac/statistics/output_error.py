@@ -37,17 +37,16 @@ def has_variety(references: Sequence[Sequence[Array]]) -> bool:
 def output_error(reference: Sequence[Array], outputs: Sequence[Array], spreads: Sequence[float]) -> float:
     """Relative squared error of one run's outputs, averaged over the outputs.
 
-    0 is no error; a mean of 1 over the runs is as far off as answering with a constant. Infinite where an answer is
-    not finite or of another shape; where the original's is not finite, any will do.
+    0 is no error; a mean of 1 over the runs is as far off as answering with a constant, which is also what an answer of
+    other extents counts for: models that go on until they have seen enough may stop one turn earlier. Infinite where an
+    answer is not finite or of another number of axes; where the original's is not finite, any will do.
 
     Args:
         reference: what the original answers.
         outputs: what the rewritten model answers, in the same order.
         spreads: from :func:`output_spreads`, over all runs.
     """
-    errors = [
-        _squared_distance(wanted, got) / spread for wanted, got, spread in zip(reference, outputs, spreads, strict=True)
-    ]
+    errors = [_relative(*answers) for answers in zip(reference, outputs, spreads, strict=True)]
     mean = float(np.mean(errors)) if errors else 0.0
     return mean if np.isfinite(mean) else float("inf")
 
@@ -86,11 +85,13 @@ def _before_squashing(producers: Mapping[str, onnx.NodeProto], name: str) -> lis
     return leaves[::-1] if squashed else []
 
 
-def _squared_distance(wanted: Array, got: Array) -> float:
-    if wanted.shape != got.shape:
+def _relative(wanted: Array, got: Array, spread: float) -> float:
+    if wanted.ndim != got.ndim:
         return float("inf")
+    if wanted.shape != got.shape:
+        return 1.0 if np.isfinite(got).all() else float("inf")
     known = np.isfinite(wanted)
-    return float(np.square(np.subtract(got, wanted, where=known, out=np.zeros(wanted.shape))).sum())
+    return float(np.square(np.subtract(got, wanted, where=known, out=np.zeros(wanted.shape))).sum()) / spread
 
 
 def _spread(answers: Sequence[Array]) -> float:

@@ -67,8 +67,13 @@ def test_outputs_that_hold_one_number_tell_nothing(runs: list[list[np.ndarray]],
     assert has_variety(runs) is expected
 
 
-def test_an_answer_of_another_shape_is_infinitely_wrong() -> None:
-    assert error_over_runs([[np.ones((3, 2))]], [[np.ones((2, 2))]]) == float("inf")
+def test_an_answer_of_other_extents_is_as_good_as_none() -> None:
+    assert error_over_runs([[np.ones((3, 2))]], [[np.ones((2, 2))]]) == 1.0
+    assert error_over_runs([[np.ones((3, 2))]], [[np.full((2, 2), np.nan)]]) == float("inf")
+
+
+def test_an_answer_of_other_axes_is_infinitely_wrong() -> None:
+    assert error_over_runs([[np.ones((3, 2))]], [[np.ones(6)]]) == float("inf")
 
 
 def test_a_constant_output_gives_a_finite_error() -> None:
