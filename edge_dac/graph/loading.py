@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from edge_dac.errors import ExternalDataError, ModelFormatError, ModelNotFoundError, ModelTooLargeError
 from edge_dac.files import write_atomically
 from edge_dac.graph.external_data import embed_external_data, external_tensors
+from edge_dac.graph.ordering import sort_nodes
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -28,7 +29,7 @@ DEFAULT_MAX_BYTES: Final = PROTOBUF_LIMIT_BYTES
 
 
 def load_model(path: StrPath, *, max_bytes: int = DEFAULT_MAX_BYTES, allow_external: bool = False) -> onnx.ModelProto:
-    """Read an ONNX model; the result never refers to another file.
+    """Read an ONNX model; the result never refers to another file, and its nodes are in order.
 
     Args:
         path: a regular file.
@@ -52,6 +53,8 @@ def load_model(path: StrPath, *, max_bytes: int = DEFAULT_MAX_BYTES, allow_exter
         )
     if tensors:
         embed_external_data(tensors, Path(path).parent, max_bytes - len(content))
+        wrong = _reason_to_reject(serialize(model, path))
+    if wrong and sort_nodes(model):
         wrong = _reason_to_reject(serialize(model, path))
     if wrong:
         raise ModelFormatError(f"{path}: not a valid ONNX model: {wrong}")

@@ -164,7 +164,7 @@ def _respond(
             axis = _channel_axis(layer) % response.ndim
             others = tuple(other for other in range(response.ndim) if other != axis)
             first = response.sum(axis=others, dtype=np.float64)
-            second = np.square(response).sum(axis=others, dtype=np.float64)
+            second = np.square(response, dtype=np.float32).sum(axis=others, dtype=np.float64)
             before = sums[index] or (np.zeros_like(first), np.zeros_like(second))
             sums[index] = (before[0] + first, before[1] + second)
             counts[index] += response.size // response.shape[axis]

@@ -259,6 +259,12 @@ def test_bytes_are_images_from_0_to_255() -> None:
     assert (spec.layout, spec.low, spec.high) == (Layout.NCHW, 0.0, 255.0)
 
 
+def test_responses_in_half_precision_may_be_large() -> None:
+    kernel = (20.0 * _kernel()).astype(np.float16)  # squares of the responses to 0 to 255 are beyond 65504
+    model = _model([oh.make_node("Conv", ["x", "w"], ["y"])], constants={"w": kernel}, dtype=onnx.TensorProto.FLOAT16)
+    assert _spec(model).high == 1.0
+
+
 @pytest.mark.parametrize(("gain", "high", "warned"), [(1.0, 1.0, False), (1 / 40, 1.0, True), (1 / 255, 255.0, False)])
 def test_bytes_must_be_clearly_better_than_numbers_about_one(gain: float, high: float, warned: bool) -> None:
     """``gain`` is the deviation of the responses to values from 0 to 1."""
