@@ -20,8 +20,8 @@ that is the client's and the protocol's. With shared memory the client writes th
 both see, and the message carries its place only.
 
 Among so many servers an answer finds caches that others have filled. In turn with `session.run` alone, shared memory cost
-0.51 and 0.49 ms over it for 1x3x224x224 in two runs, 0.68 in a third while the machine did something else. The four clients
-are Python too and share the two cores with the server: they hold the rates down, of the bare server as well.
+0.57, 0.63 and 0.58 ms over it for 1x3x224x224, and 0.71, 0.64 and 0.69 ms before the two latest changes below. The four
+clients are Python too and share the two cores with the server: they hold the rates down, of the bare server as well.
 """
 TAIL = """## What was tried
 
