@@ -20,8 +20,9 @@ CASES = settings(max_examples=200, deadline=None, phases=(Phase.explicit, Phase.
 @st.composite
 def problems(draw: st.DrawFn, scheme: str) -> tuple[ConvLayer, Factorization, np.ndarray, bool]:
     """A layer, a factorization of it from random arrays, an input, and whether the batch axis is dynamic."""
-    axes = draw(st.integers(1, 2))
-    groups = draw(st.sampled_from([1, 1, 2]))
+    is_dense = scheme == "dense"  # whose other forms, by taps, want 1 group and 2 axes: few draws would have both
+    axes = draw(st.sampled_from([1, 2, 2, 2] if is_dense else [1, 2]))
+    groups = 1 if is_dense else draw(st.sampled_from([1, 1, 2]))
     channels, out = (groups * draw(st.integers(1, 5)) for _ in range(2))
     rank = draw(st.integers(1, 4))
     kernel = tuple(draw(st.integers(1, 4)) for _ in range(axes))
