@@ -71,7 +71,6 @@ def test_the_entry_follows_models_that_come_and_go(serve, prepared, tmp_path):
         found = [one for one in find_daemons(time.monotonic() + 3) if one.address == daemon.address]
         return [one.models for one in found] == [models]
 
-    poll(lambda: shows("scale"), "the first model")
     (folder / "another.onnx").write_bytes(prepared.model.read_bytes())
     with triton.InferenceServerClient(daemon.address) as client:
         client.load_model("another")
