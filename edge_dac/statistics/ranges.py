@@ -1,4 +1,4 @@
-"""Least and largest values of the maps around every convolution, by running the model on samples."""
+"""Least and largest values of the maps around every convolution that make a difference, by running the model on samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from onnx import helper, numpy_helper
 
 from edge_dac.convolution import ConvLayer
 from edge_dac.graph.exposing import Exposure, layer_nodes
+from edge_dac.graph.pointwise import leading_to_layers, pointwise_end
 from edge_dac.graph.quantizers import activation_after, origin_of
-from edge_dac.graph.scopes import Site, unique_name, value_names
+from edge_dac.graph.scopes import Scope, Site, unique_name, value_names
 from edge_dac.schemes.scheme import Ranges
+from edge_dac.statistics.clipping import Pointwise, Values, range_that_counts
 from edge_dac.statistics.execution import Inputs, extract, feeds, open_session
 
 
@@ -27,6 +29,9 @@ def collect_ranges(
     threads: int = 1,
 ) -> dict[str, Ranges]:
     """Ranges by layer name. A map behind ``MaxPool`` gets that of the map before, so that 8 bits mean the same in both.
+    Of a map in the main graph that layers read only through a pointwise function, the range ends where that hardly changes
+    any more; where none reads it, what the function hides may still be wanted (scores before a final sigmoid are what errors
+    are taken of).
 
     Left out are matrix products, layers inside ``Loop`` and ``Scan`` and in branches that are not taken, and those with values
     that are not finite.
@@ -60,11 +65,30 @@ def collect_ranges(
             extremes[name] = np.array([np.fmin(extremes[name][0], low), np.fmax(extremes[name][1], high)])
             if not np.isfinite([low, high]).all():
                 extremes[name][:] = np.nan
+    model = exposure.model
+    scope, inner = Scope(model.graph, model.ir_version), leading_to_layers(model.graph)
+    found: dict[str, tuple[float, float]] = {}
+    for name, (low, high) in extremes.items():
+        if np.isfinite([low, high]).all():
+            end = pointwise_end(scope, name)
+            whole = (float(low), float(high))
+            found[name] = range_that_counts(*whole, _function(model, name, end)) if end in inner - {name} else whole
     return {
-        layer: Ranges(*((float(extremes[name][0]), float(extremes[name][1])) for name in pair))
-        for layer, pair in ends.items()
-        if all(np.isfinite(extremes[name]).all() for name in pair)
+        layer: Ranges(found[source], found[target])
+        for layer, (source, target) in ends.items()
+        if source in found and target in found
     }
+
+
+def _function(model: onnx.ModelProto, tensor: str, end: str) -> Pointwise:
+    """What leads from ``tensor`` to ``end``, value by value."""
+    session = open_session(extract(model, [end], {tensor: np.dtype(np.float32)}), threads=1)
+
+    def follow(values: Values) -> Values:
+        result: Values = session.run(None, {tensor: values})[0]
+        return result.ravel()  # Constants of several axes widen it.
+
+    return follow
 
 
 def _ends(
