@@ -65,7 +65,8 @@ def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index:
     candidates = SIGNAL_CANDIDATES if spec.layout is Layout.SIGNAL else CANDIDATES
     layers = _first_layers(model, spec.name)
     if not layers:
-        return replace(candidates[0], source="assumed: no layer with constant weights responds to it").applied_to(spec)
+        found = replace(candidates[0], source="assumed: no layer with constant weights responds to it").applied_to(spec)
+        return found if spec.is_image else replace(found, warnings=(_ask_for_size(spec.name, candidates[0]),))
     session = open_session(extract(model, [layer.output[0] for layer in layers]), threads=len(os.sched_getaffinity(0)))
     remembered = [_remembered(model, layer) for layer in layers]
     samples = _affordable_samples(model, session, specs, layers)
@@ -83,6 +84,8 @@ def respond_to_ranges(model: onnx.ModelProto, specs: Sequence[InputSpec], index:
     rival = min(rivals, key=lambda index: scores[index])
     if spec.is_image and scores[rival] <= _CERTAIN * scores[best]:
         found = replace(found, warnings=(_ask(spec.name, candidates[best], candidates[rival]),))
+    if spec.layout is Layout.SIGNAL and scores[second] <= _CERTAIN * scores[best]:
+        found = replace(found, warnings=(_ask_for_size(spec.name, candidates[best]),))
     return found
 
 
@@ -100,6 +103,13 @@ def _ask(name: str, taken: Normalization, other: Normalization) -> str:
     return (
         f"input {name!r}: the model does not tell whether its values are of the size of {taken.low:g} to {taken.high:g}, as "
         f"assumed, or of {other.low:g} to {other.high:g}; say so by --input-range, --mean and --std"
+    )
+
+
+def _ask_for_size(name: str, taken: Normalization) -> str:
+    return (
+        f"input {name!r}: the model does not tell the size of its values; {taken.low:g} to {taken.high:g} is assumed, as "
+        "sound has it; say so by --input-range, above all for signals of mean 0 and deviation 1"
     )
 
 

@@ -265,6 +265,14 @@ def test_responses_in_half_precision_may_be_large() -> None:
     assert _spec(model).high == 1.0
 
 
+def test_signals_whose_size_nothing_tells_are_asked_for() -> None:
+    spec = _spec(_model([oh.make_node("Relu", ["x"], ["y"])], (1, 16000)), (1, 16000))
+    assert (spec.layout, spec.low, spec.high) == (Layout.SIGNAL, -1.0, 1.0)
+    assert "--input-range" in spec.warnings[0]
+    told = _spec(_model([oh.make_node("Relu", ["x"], ["y"])], (1, 16000)), (1, 16000), input_range=(-4.0, 4.0))
+    assert (told.high, told.warnings) == (4.0, ())
+
+
 @pytest.mark.parametrize(("gain", "high", "warned"), [(1.0, 1.0, False), (1 / 40, 1.0, True), (1 / 255, 255.0, False)])
 def test_bytes_must_be_clearly_better_than_numbers_about_one(gain: float, high: float, warned: bool) -> None:
     """``gain`` is the deviation of the responses to values from 0 to 1."""
