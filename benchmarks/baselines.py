@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_dac.convolution import ConvLayer, Factorization, Rank
-from edge_dac.graph.loading import serialize
+from edge_dac.graph.loading import serialize_and_discard
 from edge_dac.graph.rewriting import MakeReplacement, replace_layers
 from edge_dac.lowerings import LOWERINGS, LoweredLayer
 from edge_dac.planning.subject import Subject
@@ -63,7 +63,7 @@ def mac_fraction(subject: Subject, factorizations: dict[str, Factorization]) -> 
 def lowered(subject: Subject, factorizations: dict[str, Factorization], lowering: str) -> bytes:
     """The model with every factorization in one lowering; ``direct`` where that does not apply to a layer."""
     replacements = {name: _replacement(factors, lowering) for name, factors in factorizations.items()}
-    return serialize(replace_layers(subject.proto, subject.inventory, replacements), subject.path)
+    return serialize_and_discard(replace_layers(subject.proto, subject.inventory, replacements), subject.path)
 
 
 def _replacement(factorization: Factorization, lowering: str) -> MakeReplacement:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from edge_dac.errors import ModelFormatError
-from edge_dac.graph.detached import DetachedModel
+from edge_dac.graph.detached import DetachedModel, open_detached
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 AnyModel: TypeAlias = bytes | Path | DetachedModel
@@ -42,15 +42,11 @@ def open_session(model: AnyModel, options: onnxruntime.SessionOptions) -> onnxru
     Raises:
         ModelFormatError: ONNX Runtime does not accept the model; the message carries its reason.
     """
-    constants = model.constants if isinstance(model, DetachedModel) else {}
-    source = str(model) if isinstance(model, Path) else model.content if isinstance(model, DetachedModel) else model
     try:
-        if constants:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
-            options.add_external_initializers(list(constants), values)
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        session.constants = constants  # The session reads them where they are: they must live as long.
-        return session
+        if isinstance(model, DetachedModel):
+            return open_detached(model, options)
+        source = str(model) if isinstance(model, Path) else model
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelFormatError(f"ONNX Runtime does not accept the model: {reason}") from error

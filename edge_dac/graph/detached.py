@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.helper
+import onnxruntime
 
 from edge_dac.graph.loading import serialize
+from edge_dac.shared_constants import SHARED_BYTES, shared_array
 
 DETACHED_BYTES = 1 << 16
 _DETACHABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
@@ -36,6 +38,20 @@ class DetachedModel:
         return len(self.content) + sum(array.nbytes for array in self.constants.values())
 
 
+def open_detached(model: DetachedModel, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session on the CPU that reads the constants where they are. ``options`` serve this session only."""
+    if model.constants:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.constants.values()]
+        # What is only given as external data ONNX Runtime 1.32 reads for its rewrites, and then copies.
+        options.add_external_initializers(list(model.constants), values)
+        for name, value in zip(model.constants, values, strict=True):
+            if model.constants[name].nbytes >= SHARED_BYTES:
+                options.add_initializer(name, value)
+    session = onnxruntime.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
+    session.constants = model.constants  # They must live as long as the session.
+    return session
+
+
 def detach(model: onnx.ModelProto) -> DetachedModel:
     """Take ``model`` apart; it is of no use afterwards.
 
@@ -47,6 +63,10 @@ def detach(model: onnx.ModelProto) -> DetachedModel:
     """
     constants: dict[str, npt.NDArray[Any]] = {}
     for tensor in model.graph.initializer:
+        shared = shared_array(tensor)
+        if shared is not None:
+            constants[tensor.name] = shared
+            continue
         if tensor.data_type not in _DETACHABLE or len(tensor.raw_data) < DETACHED_BYTES:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

@@ -9,9 +9,11 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message
 
@@ -19,8 +21,11 @@ from edge_dac.errors import ExternalDataError, ModelFormatError, ModelNotFoundEr
 from edge_dac.files import write_atomically
 from edge_dac.graph.external_data import embed_external_data, external_tensors
 from edge_dac.graph.ordering import sort_nodes
+from edge_dac.graph.wire_format import WireFormatError, head_of, take_apart
+from edge_dac.shared_constants import SHARED_BYTES, read_beside, share, shared_array, whole_head
 
 StrPath: TypeAlias = str | os.PathLike[str]
+Array: TypeAlias = npt.NDArray[Any]
 
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 """The largest message that protobuf can read or write."""
@@ -73,6 +78,52 @@ def self_contained(path: StrPath, allow_external: bool) -> bytes:
     return content
 
 
+def load_shared(
+    path: StrPath, *, max_bytes: int = DEFAULT_MAX_BYTES, allow_external: bool = False
+) -> tuple[onnx.ModelProto, list[Array]]:
+    """:func:`load_model`, with the large constants beside the model, and those: once in memory instead of three times.
+
+    Raises:
+        RefusedError: as :func:`load_model`.
+    """
+    found = _read_apart(path, max_bytes)
+    if found is None:  # small, stored in another way, or wrong, which is said there
+        return share(load_model(path, max_bytes=max_bytes, allow_external=allow_external))
+    return found
+
+
+def _read_apart(path: StrPath, max_bytes: int) -> tuple[onnx.ModelProto, list[Array]] | None:
+    with open(_open_regular(path), "rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if not SHARED_BYTES <= size_bytes <= max_bytes:
+            return None
+        try:
+            parts = take_apart(file, size_bytes, SHARED_BYTES)
+            model = _parse(path, parts.rest)
+        except (WireFormatError, ModelFormatError):
+            return None
+        if _reason_to_reject(_without_large(model, parts.places)) or external_tensors(model):
+            return None
+        arrays: list[Array] = []
+        for index, (offset, length) in parts.places.items():
+            array = read_beside(file, offset, length, model.graph.initializer[index])
+            if array is None:
+                return None
+            arrays.append(array)
+    return model, arrays
+
+
+def _without_large(model: onnx.ModelProto, places: Collection[int]) -> bytes:
+    """For the checker, which knows no tensors that lie beside: with no elements in their place."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for index in places:
+        tensor = copy.graph.initializer[index]
+        tensor.ClearField("raw_data")
+        tensor.dims[:] = [0]
+    return serialize(copy)
+
+
 def model_digest(path: StrPath) -> str:
     """The sha256 of the file's bytes, in hex.
 
@@ -108,8 +159,8 @@ def serialize(model: Message, subject: StrPath = "model") -> bytes:
 def serialize_and_discard(model: onnx.ModelProto, subject: StrPath = "model") -> bytes:
     """:func:`serialize`, of a model that is of no use afterwards, in a third of the memory.
 
-    Protobuf's encoder takes up to three times the size of what it writes; here it writes one constant at a time. A field of
-    a message may stand anywhere in it, so the constants come last.
+    Protobuf's encoder takes up to three times the size of what it writes; here it writes one constant at a time, and shared
+    ones from where they are. A field of a message may stand anywhere in it, so the constants come last.
 
     Raises:
         ModelTooLargeError: over protobuf's limit of 2 GiB; the message starts with ``subject``.
@@ -120,29 +171,38 @@ def serialize_and_discard(model: onnx.ModelProto, subject: StrPath = "model") ->
     model.ClearField("graph")
     content = io.BytesIO()
     content.write(serialize(model, subject))
-    heads = [_INITIALIZER + _varint(tensor.ByteSize()) for tensor in constants]
-    size_bytes = len(graph) + sum(len(head) + tensor.ByteSize() for head, tensor in zip(heads, constants, strict=True))
+    prefixes = [_prefix(tensor, subject) for tensor in constants]
+    size_bytes = len(graph) + sum(len(prefix) + _held_bytes(t) for prefix, t in zip(prefixes, constants, strict=True))
     if content.tell() + size_bytes > PROTOBUF_LIMIT_BYTES - 16:
         raise ModelTooLargeError(f"{subject}: expected at most {PROTOBUF_LIMIT_BYTES} bytes, got more")
-    content.write(_GRAPH + _varint(size_bytes) + graph)
-    for head, tensor in zip(heads, constants, strict=True):
-        content.write(head)
-        content.write(serialize(tensor, subject))
+    content.write(head_of(_GRAPH, size_bytes) + graph)
+    for prefix, tensor in zip(prefixes, constants, strict=True):
+        content.write(prefix)
+        shared = shared_array(tensor)
+        content.write(serialize(tensor, subject) if shared is None else shared.data)
     return content.getvalue()
 
 
-def _varint(number: int) -> bytes:
-    """Base 128, least significant group first, as protobuf writes lengths."""
-    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
-    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
+def _prefix(tensor: onnx.TensorProto, subject: StrPath) -> bytes:
+    """What stands before the bytes of a constant: of its message, or of the array that it shares."""
+    shared = shared_array(tensor)
+    if shared is None:
+        return head_of(_INITIALIZER, tensor.ByteSize())
+    head = serialize(whole_head(tensor), subject) + head_of(_RAW_DATA, shared.nbytes)
+    return head_of(_INITIALIZER, len(head) + shared.nbytes) + head
 
 
-def _tag(message: type[Message], field: str) -> bytes:
-    """What stands before the length of a field that is itself a message."""
-    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+def _held_bytes(tensor: onnx.TensorProto) -> int:
+    shared = shared_array(tensor)
+    return tensor.ByteSize() if shared is None else shared.nbytes
 
 
-_GRAPH, _INITIALIZER = _tag(onnx.ModelProto, "graph"), _tag(onnx.GraphProto, "initializer")
+def _number(message: type[Message], field: str) -> int:
+    return int(message.DESCRIPTOR.fields_by_name[field].number)
+
+
+_GRAPH, _INITIALIZER = _number(onnx.ModelProto, "graph"), _number(onnx.GraphProto, "initializer")
+_RAW_DATA = _number(onnx.TensorProto, "raw_data")
 
 
 def _open_regular(path: StrPath) -> int:

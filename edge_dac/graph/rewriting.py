@@ -74,15 +74,15 @@ def replace_layers(
         node = scope.graph.node[site.index]
         # Stand-ins, because the model's own names may be among those that the replacement makes up.
         ends = {f"input of {name}": node.input[0], f"output of {name}": node.output[0]}
-        made = replacements[name](layers[name], *ends)
+        fresh = _renamed(name, replacements[name](layers[name], *ends), ends, values, nodes)
         released.update(node.input[1:])
         outputs.add(node.output[0])
-        fresh = _renamed(name, made, ends, values, nodes)
         del scope.graph.node[site.index]
         for offset, replacing in enumerate(fresh.nodes):
             scope.graph.node.insert(site.index + offset, replacing)
         for tensor in fresh.initializers:
             scope.add_initializer(tensor)
+        del fresh  # Its constants may be large, and the model holds copies now.
     drop_unused(result, released - {""})
     merge_layouts(result, outputs)
     merge_quantizers(result, outputs)
@@ -104,7 +104,7 @@ class _Fresh:
 
 
 def _renamed(layer: str, made: Replacement, ends: Mapping[str, str], values: set[str], node_names: set[str]) -> _Fresh:
-    """A copy of ``made`` between the tensors that ``ends`` stands for, with other names that the model does not use yet.
+    """``made``, used up, between the tensors that ``ends`` stands for, with other names that the model does not use yet.
 
     Raises:
         VerificationError: a node reads a tensor that does not exist yet, or the output is not written by the last.
@@ -130,13 +130,9 @@ def _renamed(layer: str, made: Replacement, ends: Mapping[str, str], values: set
         raise VerificationError(
             f"layer {layer!r}: the last node of its replacement does not write {ends[output_name]!r}"
         )
-    initializers = []
     for tensor in made.initializers:
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
-        copy.name = renamed[tensor.name]
-        initializers.append(copy)
-    return _Fresh(nodes, initializers)
+        tensor.name = renamed[tensor.name]
+    return _Fresh(nodes, list(made.initializers))
 
 
 def _rename_reads(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge_dac.errors import ModelFormatError
+from edge_dac.shared_constants import shared_array
 
 Array = npt.NDArray[np.generic]
 GraphPath = tuple[tuple[int, str], ...]
@@ -136,6 +137,9 @@ def tensor_value(tensor: onnx.TensorProto) -> Array:
     Raises:
         ModelFormatError: its data do not fit its shape and type.
     """
+    shared = shared_array(tensor)
+    if shared is not None:
+        return shared
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:

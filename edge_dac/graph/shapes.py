@@ -16,6 +16,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from edge_dac.errors import InputShapeError
+from edge_dac.graph.detached import detach, open_detached
 from edge_dac.graph.scopes import Array, inner_graphs, unique_name, value_names, walk
 
 Shape: TypeAlias = tuple[int | None, ...]
@@ -289,7 +290,7 @@ def _measured_shapes(
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_detached(detach(probe), options)
     except _RUNTIME_ERRORS as error:
         _logger.info("the runtime cannot load the model to measure shapes: %s", _first_line(error))
         return {}

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FloatArray
 from edge_dac.lowerings.lowering import LoweredLayer
+from edge_dac.shared_constants import make_tensor
 
 
 def node_attributes(kernel: tuple[int, ...], attributes: ConvAttributes) -> dict[str, Any]:
@@ -156,5 +157,5 @@ class Writer:
 
     def _initializer(self, suffix: str, values: npt.NDArray[Any]) -> str:
         name = f"{self._layer.name}/{suffix}"
-        self._initializers.append(numpy_helper.from_array(values, name))
+        self._initializers.append(make_tensor(values, name))
         return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,19 @@ class Verifier:
         self._threads = threads
         self._work_threads = work_threads
         self._time_budget_s = time_budget_s
-        self.original = open_session(subject.path, session_options(threads))
         self._tensors = list(comparable_tensors(subject.proto))
         self._references = self._answers(subject.proto)
         self.spreads = output_spreads(self._references)
         self.can_judge = has_variety(self._references)
+
+    @cached_property
+    def original(self) -> onnxruntime.InferenceSession:
+        """Of the original file."""
+        return open_session(self._subject.original, session_options(self._threads))
+
+    def release(self) -> None:
+        """Close that session, for it takes as much memory as the model; it is opened again where it is needed."""
+        self.__dict__.pop("original", None)
 
     def error(self, model: onnx.ModelProto) -> float:
         """Relative squared error of a model's outputs on the held-out samples.

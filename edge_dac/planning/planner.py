@@ -28,6 +28,7 @@ from edge_dac.planning.sensitivity import measure_damage
 from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 from edge_dac.schemes import SCHEMES
+from edge_dac.shared_constants import register
 
 DEFAULT_SCHEMES = ("int8", "dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
@@ -169,8 +170,14 @@ class Planner:
         """Exact and approximate options, by layer, with predicted damage; what is held stands alone."""
         return self._all_options | {name: [option] for name, option in self._held.items()}
 
+    def _release(self) -> None:
+        """Make room: work follows that takes much memory, and no session of the original."""
+        if "verifier" in self.__dict__:
+            self.verifier.release()
+
     def probe(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
         """Measure what the latency table lacks."""
+        self._release()
         prober = Prober(
             self.subject.detached,
             self.subject.proto,
@@ -218,6 +225,7 @@ class Planner:
         settings = self.settings
         table = FidelityTable(settings.fidelity_table, samples_key(self.subject, settings.schemes))
         unknown = {name: entries for name, entries in wanted.items() if table.get(name, entries) is None}
+        self._release()
         fits: dict[str, dict[Candidate, Fit]] = {name: {} for name in unknown}
         fits |= dict(self.fit(unknown))
         damage = measure_damage(
@@ -279,6 +287,9 @@ class Planner:
         """Keep the factors of fitted candidates for building."""
         stored = self._factors.setdefault(name, {})
         stored.update({c.function: fit.factorization for c, fit in fits.items()})
+        for fit in fits.values():
+            for factor in fit.factorization.factors:
+                register(factor.values)
 
     def predicted_ratio(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, with the correction learned from measured ones."""

@@ -16,8 +16,9 @@ from edge_dac.device.probes import Feeds
 from edge_dac.graph.canonical import canonicalize_in_place
 from edge_dac.graph.detached import DetachedModel, detach
 from edge_dac.graph.layers import Inventory, find_layers
-from edge_dac.graph.loading import load_model, model_digest
+from edge_dac.graph.loading import load_shared, model_digest
 from edge_dac.graph.shapes import resolve_input_shapes
+from edge_dac.shared_constants import share, shared_arrays
 from edge_dac.statistics.execution import feeds
 from edge_dac.statistics.images import synthetic_inputs
 from edge_dac.statistics.input_spec import InputSpec, Layout, infer_input_specs
@@ -50,6 +51,7 @@ class Subject:
     Attributes:
         path: of the original file.
         digest: sha256 of the original file, hex.
+        original: the model of that file, to open sessions from.
         proto: canonical form of the model.
         inventory: layers and refusals of ``proto``.
         input_shapes: complete shape of each input.
@@ -57,10 +59,12 @@ class Subject:
         seed: of the synthetic inputs.
         calibration: real samples by input name, used in place of synthetic ones; None where there are none.
         allow_external: whether tensor data beside the file were accepted.
+        constants: large ones that ``proto`` and what is made from it share (``shared_constants.py``).
     """
 
     path: Path
     digest: str
+    original: DetachedModel
     proto: onnx.ModelProto
     inventory: Inventory
     input_shapes: Mapping[str, tuple[int, ...]]
@@ -68,13 +72,12 @@ class Subject:
     seed: int = 0
     calibration: Samples | None = None
     allow_external: bool = False
+    constants: Sequence[npt.NDArray[Any]] = ()
 
     @cached_property
     def detached(self) -> DetachedModel:
         """The canonical model, to open sessions from."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.proto)
-        return detach(copy)
+        return _detached_copy(self.proto)
 
     @cached_property
     def fit_samples(self) -> Samples:
@@ -154,12 +157,16 @@ def load_subject(
         RefusedError: the model cannot be worked on (see its subclasses).
     """
     told = input_range or InputRange()
-    proto = load_model(path, allow_external=allow_external)
+    proto, constants = load_shared(path, allow_external=allow_external)
     shapes = resolve_input_shapes(proto, input_shapes or {})
     specs = infer_input_specs(
         proto, shapes, input_range=told.low_high, mean=told.mean, std=told.std, values=input_values
     )
+    original = _detached_copy(proto)
     canonicalize_in_place(proto)
+    proto, folded = share(proto)
+    constants = shared_arrays(proto)  # those that were folded into others may go
+    del folded
     samples: Samples | None = None
     if calibration is not None:
         from edge_dac.statistics.calibration import load_calibration
@@ -168,6 +175,7 @@ def load_subject(
     return Subject(
         path=path,
         digest=model_digest(path),
+        original=original,
         proto=proto,
         inventory=find_layers(proto, shapes, {spec.name: spec.low for spec in specs if spec.layout is Layout.CONSTANT}),
         input_shapes=shapes,
@@ -175,4 +183,11 @@ def load_subject(
         seed=seed,
         calibration=samples,
         allow_external=allow_external,
+        constants=constants,
     )
+
+
+def _detached_copy(model: onnx.ModelProto) -> DetachedModel:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return detach(copy)

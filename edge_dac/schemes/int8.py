@@ -31,7 +31,7 @@ from edge_dac.schemes.composition import compose
 from edge_dac.schemes.error import with_corrected_bias
 from edge_dac.schemes.metric import check_moments, shrunk_covariance
 from edge_dac.schemes.rounding import nearest_on_grid, round_in_metric
-from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme
+from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme, squares
 
 OLDEST_CONVOLUTION_OPSET, OLDEST_PRODUCT_OPSET = 10, 11
 """``QLinearConv`` and ``DynamicQuantizeLinear`` exist since these."""
@@ -104,6 +104,14 @@ class _Rounding(Decomposition):
     layer: ConvLayer
     moments: Moments | None
     shrinkage: float
+
+    def weight_error(self, rank: Rank) -> float:
+        """Row by row: a weight can be very large, and this holds it in other forms."""
+        (factor,) = self.at(rank).factors
+        steps = factor.steps
+        assert steps is not None
+        rows = zip(self.layer.weight, factor.values, steps, strict=True)
+        return sum(squares((weight - integers * step)[None]) for weight, integers, step in rows)
 
     def at(self, rank: Rank) -> Factorization:
         Int8().check_rank(self.layer, rank)
@@ -206,7 +214,7 @@ def rounded(
         metric: ``[groups, d, d]`` of the factor's input, in which weights are rounded; None for each by itself.
     """
     weight = factor.weight
-    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    largest = np.array([np.abs(row).max() for row in weight])
     steps: FloatArray = np.maximum(largest / (2 ** (bits - 1) - 1), SMALLEST_SCALE)
     if source is not None and bias is not None:
         steps = np.maximum(steps, np.abs(bias) / (source.scale * LARGEST_BIAS))

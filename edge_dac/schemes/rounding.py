@@ -21,7 +21,10 @@ def nearest_on_grid(weight: FloatArray, steps: FloatArray, most: int) -> npt.NDA
         steps: ``[g, n]``, of each output channel's grid.
         most: largest magnitude of an integer.
     """
-    return np.clip(np.round(weight / steps[..., None]), -most, most).astype(np.int8)
+    integers = np.empty_like(weight, np.int8)
+    for row in np.ndindex(weight.shape[:2]):  # one at a time: a weight can be very large
+        integers[row] = np.clip(np.round(weight[row] / steps[row]), -most, most)
+    return integers
 
 
 def round_in_metric(weight: FloatArray, metric: FloatArray, steps: FloatArray, most: int) -> npt.NDArray[np.int8]:

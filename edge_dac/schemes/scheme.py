@@ -70,8 +70,12 @@ class Decomposition(ABC):
 
     def weight_error(self, rank: Rank) -> float:
         """Squared Frobenius norm of the weight error: the Eckart-Young tail where it holds, else measured."""
-        difference = self.layer.weight - compose(self.at(rank))
-        return float(np.square(difference, dtype=np.float64).sum())
+        return squares(self.layer.weight - compose(self.at(rank)))
+
+
+def squares(weight: FloatArray) -> float:
+    """Sum of the squares, summed in float64 row by row: what a weight is made of can be the largest array of a model."""
+    return sum(float(np.square(row, dtype=np.float64).sum()) for row in weight)
 
 
 class Scheme(ABC):

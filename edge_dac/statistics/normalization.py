@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edge_dac.graph.scopes import tensor_value
 from edge_dac.statistics.input_values import InputSpec
 
 _NOMINAL_RANGES: Mapping[str, tuple[float, float]] = {
@@ -106,7 +107,7 @@ def _from_head(model: onnx.ModelProto, spec: InputSpec) -> Normalization | None:
         constant = next((constants[other] for other in node.input if other != name and other in constants), None)
         if node.op_type not in ("Sub", "Add", "Mul", "Div") or constant is None:
             break
-        size = float(np.mean(np.abs(onnx.numpy_helper.to_array(constant))))
+        size = float(np.mean(np.abs(tensor_value(constant))))
         if node.op_type == "Mul":
             scale *= size
         elif node.op_type == "Div" and node.input[0] == name:
