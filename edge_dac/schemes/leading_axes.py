@@ -17,6 +17,7 @@ NEARLY_ORTHONORMAL = 0.01
 """Likewise, from where on a Cholesky factor needs no shift."""
 
 MOST_PASSES = 6
+ROWS_AT_ONCE = 512
 
 
 def leading_axes(gram: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
@@ -30,7 +31,8 @@ def leading_axes(gram: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
     size = min(int(count * OVERSAMPLING) + 8, len(gram))
     largest = np.sort(np.argsort(-np.diagonal(gram), kind="stable")[:size])
     basis = _orthonormal(gram[:, largest], passes=1)  # only so that the next product loses nothing to rounding
-    basis = _orthonormal(gram @ basis)
+    basis = gram @ basis
+    basis = _orthonormal(basis)
     projected = basis.T @ (gram @ basis)
     del gram  # Large, and so is what follows.
     energy, turn = principal_axes(projected)
@@ -60,5 +62,23 @@ def _orthonormal(basis: FloatArray, passes: int = MOST_PASSES) -> FloatArray:
         except np.linalg.LinAlgError:
             break
         del gram
-        basis = basis @ np.linalg.inv(root).T
+        turn = _inverse(root).T
+        del root
+        for begin in range(0, len(basis), ROWS_AT_ONCE):  # in place: all of this is large
+            rows = slice(begin, begin + ROWS_AT_ONCE)
+            basis[rows] = basis[rows] @ turn
+        del turn
     return basis if passes < MOST_PASSES else np.linalg.qr(basis)[0]
+
+
+def _inverse(lower: FloatArray) -> FloatArray:
+    """Of a lower triangular matrix, by halves: in a sixth of the time and a third of the memory of a general one's."""
+    size = len(lower)
+    if size <= ROWS_AT_ONCE:
+        return np.linalg.inv(lower)
+    half = size // 2
+    result = np.zeros_like(lower)
+    result[:half, :half] = _inverse(lower[:half, :half])
+    result[half:, half:] = _inverse(lower[half:, half:])
+    result[half:, :half] = -result[half:, half:] @ (lower[half:, :half] @ result[:half, :half])
+    return result

@@ -54,3 +54,13 @@ def test_directions_that_nothing_lies_in_do_no_harm() -> None:
     assert np.isfinite(basis).all()
     np.testing.assert_allclose(basis.T @ basis, np.eye(20), atol=1e-4)
     assert energy.sum() == pytest.approx(np.square(weight).sum(), rel=1e-5)
+
+
+def test_axes_of_a_matrix_worked_on_in_parts() -> None:
+    weight = matrix("slow", 1100, 3)
+    energy, basis = leading_axes(weight @ weight.T, 500)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(500), atol=1e-4)
+    error = np.square(weight - basis @ (basis.T @ weight), dtype=np.float64).sum()
+    exact = (np.square(SPECTRA["slow"](np.arange(1100)))[500:]).sum()
+    assert exact <= error <= 1.1 * exact
+    assert np.square(weight, dtype=np.float64).sum() - energy.sum(dtype=np.float64) == pytest.approx(error, rel=1e-3)
