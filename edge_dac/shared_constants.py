@@ -117,6 +117,16 @@ def whole_head(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return head
 
 
+def made_whole(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """``tensor`` with its numbers in it."""
+    array = shared_array(tensor)
+    if array is None:
+        return tensor
+    whole = whole_head(tensor)
+    whole.raw_data = array.tobytes()
+    return whole
+
+
 def _held_raw(tensor: onnx.TensorProto) -> Array | None:
     dtype = _shareable_type(tensor)
     if dtype is None or not tensor.HasField("raw_data") or _size_bytes(tensor, dtype) < SHARED_BYTES:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_dac.errors import RefusedError
 from edge_dac.graph.loading import load_model, load_shared, save_model, serialize_and_discard
-from edge_dac.graph.scopes import tensor_value
+from edge_dac.graph.scopes import Scope, tensor_value
 from edge_dac.shared_constants import (
     SHARED_BYTES,
     make_tensor,
@@ -116,3 +116,13 @@ def test_a_short_read_gives_nothing() -> None:
     tensor = numpy_helper.from_array(np.zeros((SIZE, SIZE), np.float32), "t")
     tensor.ClearField("raw_data")
     assert read_beside(io.BytesIO(b"\0" * 10), 0, 4 * SIZE * SIZE, tensor) is None
+
+
+def test_inside_of_a_branch_constants_are_whole() -> None:
+    array = np.arange(SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
+    register(array)
+    inner, outer = onnx.GraphProto(), onnx.GraphProto()
+    Scope(inner, 8, path=((0, "then_branch"),)).add_initializer(make_tensor(array, "t"))
+    Scope(outer, 8).add_initializer(make_tensor(array, "t"))
+    np.testing.assert_array_equal(numpy_helper.to_array(inner.initializer[0]), array)
+    assert shared_array(outer.initializer[0]) is array

@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge_dac.errors import ModelFormatError
-from edge_dac.shared_constants import shared_array
+from edge_dac.shared_constants import made_whole, shared_array
 
 Array = npt.NDArray[np.generic]
 GraphPath = tuple[tuple[int, str], ...]
@@ -101,7 +101,12 @@ class Scope:
         return None if node is None or not is_default_domain(node) else owner._computed_constant(node)
 
     def add_initializer(self, tensor: onnx.TensorProto) -> None:
-        """Add a constant to the graph, declared as an input where old IR versions demand that."""
+        """Add a constant to the graph, declared as an input where old IR versions demand that.
+
+        Only the main graph's constants may lie beside the model (``shared_constants.py``): others get their numbers here.
+        """
+        if self.path:
+            tensor = made_whole(tensor)
         self.graph.initializer.append(tensor)
         self._initializers[tensor.name] = tensor
         if not self.path and self.ir_version < OVERRIDABLE_SINCE_IR:
