@@ -24,7 +24,8 @@ not what Winograd saves on top. Other engines were checked to give the original'
 **Bold**: lossy and not faster than the fastest lossless form, so not worth its loss. "no data": fitted to synthetic
 images alone; "32 real inputs": fitted to inputs of the task that are not evaluated. A budget such as "2x" asks for a
 latency of 1/2. Plans mix low rank, Winograd and 8-bit integers, layer by layer, as is fastest here: on a processor
-without integer dot products (VNNI) the plans, and what they lose, are others.
+without integer dot products (VNNI) the plans, and what they lose, are others, and they were on an Intel Xeon that has
+them (docs/fidelity.md, *Another processor*).
 """
 
 
