@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 SHARED_BYTES: Final = 1 << 20
 """Smaller constants are copied: that takes less than to keep books about them."""
 
-_SHAREABLE: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
+SHAREABLE_TYPES: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
 _PREFIX: Final = "in the memory of this process, "
 
 _arrays: WeakValueDictionary[str, Array] = WeakValueDictionary()
@@ -137,7 +137,7 @@ def _held_raw(tensor: onnx.TensorProto) -> Array | None:
 
 
 def _shareable_type(tensor: onnx.TensorProto) -> np.dtype[Any] | None:
-    return helper.tensor_dtype_to_np_dtype(tensor.data_type) if tensor.data_type in _SHAREABLE else None
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type) if tensor.data_type in SHAREABLE_TYPES else None
 
 
 def _size_bytes(tensor: onnx.TensorProto, dtype: np.dtype[Any]) -> int:

@@ -13,10 +13,9 @@ import onnx.helper
 import onnxruntime
 
 from edge_dac.graph.loading import serialize
-from edge_dac.shared_constants import SHARED_BYTES, shared_array
+from edge_dac.shared_constants import SHAREABLE_TYPES, SHARED_BYTES, shared_array
 
 DETACHED_BYTES = 1 << 16
-_DETACHABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
 _PLACE = onnx.StringStringEntryProto(key="location", value="given to the session")
 
 
@@ -67,7 +66,7 @@ def detach(model: onnx.ModelProto) -> DetachedModel:
         if shared is not None:
             constants[tensor.name] = shared
             continue
-        if tensor.data_type not in _DETACHABLE or len(tensor.raw_data) < DETACHED_BYTES:
+        if tensor.data_type not in SHAREABLE_TYPES or len(tensor.raw_data) < DETACHED_BYTES:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         constants[tensor.name] = np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))

@@ -21,7 +21,7 @@ from edge_dac.errors import ExternalDataError, ModelFormatError, ModelNotFoundEr
 from edge_dac.files import write_atomically
 from edge_dac.graph.external_data import embed_external_data, external_tensors
 from edge_dac.graph.ordering import sort_nodes
-from edge_dac.graph.wire_format import WireFormatError, head_of, take_apart
+from edge_dac.graph.wire_format import GRAPH, INITIALIZER, RAW_DATA, WireFormatError, head_of, take_apart
 from edge_dac.shared_constants import SHARED_BYTES, read_beside, share, shared_array, whole_head
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -175,7 +175,7 @@ def serialize_and_discard(model: onnx.ModelProto, subject: StrPath = "model") ->
     size_bytes = len(graph) + sum(len(prefix) + _held_bytes(t) for prefix, t in zip(prefixes, constants, strict=True))
     if content.tell() + size_bytes > PROTOBUF_LIMIT_BYTES - 16:
         raise ModelTooLargeError(f"{subject}: expected at most {PROTOBUF_LIMIT_BYTES} bytes, got more")
-    content.write(head_of(_GRAPH, size_bytes) + graph)
+    content.write(head_of(GRAPH, size_bytes) + graph)
     for prefix, tensor in zip(prefixes, constants, strict=True):
         content.write(prefix)
         shared = shared_array(tensor)
@@ -187,22 +187,14 @@ def _prefix(tensor: onnx.TensorProto, subject: StrPath) -> bytes:
     """What stands before the bytes of a constant: of its message, or of the array that it shares."""
     shared = shared_array(tensor)
     if shared is None:
-        return head_of(_INITIALIZER, tensor.ByteSize())
-    head = serialize(whole_head(tensor), subject) + head_of(_RAW_DATA, shared.nbytes)
-    return head_of(_INITIALIZER, len(head) + shared.nbytes) + head
+        return head_of(INITIALIZER, tensor.ByteSize())
+    head = serialize(whole_head(tensor), subject) + head_of(RAW_DATA, shared.nbytes)
+    return head_of(INITIALIZER, len(head) + shared.nbytes) + head
 
 
 def _held_bytes(tensor: onnx.TensorProto) -> int:
     shared = shared_array(tensor)
     return tensor.ByteSize() if shared is None else shared.nbytes
-
-
-def _number(message: type[Message], field: str) -> int:
-    return int(message.DESCRIPTOR.fields_by_name[field].number)
-
-
-_GRAPH, _INITIALIZER = _number(onnx.ModelProto, "graph"), _number(onnx.GraphProto, "initializer")
-_RAW_DATA = _number(onnx.TensorProto, "raw_data")
 
 
 def _open_regular(path: StrPath) -> int:

@@ -10,14 +10,15 @@ _POINTWISE = frozenset(
     {"Add", "Clip", "Div", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"}
 )
 
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN"})
+RECURRENT_LAYERS = frozenset({"GRU", "LSTM", "RNN"})
+LAYERS = RECURRENT_LAYERS | {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def leading_to_layers(graph: onnx.GraphProto) -> set[str]:
     """The tensors that a layer of the graph reads, at once or after other nodes."""
     leading: set[str] = set()
     for node in reversed(graph.node):
-        if node.op_type in _LAYERS or not leading.isdisjoint(node.output):
+        if node.op_type in LAYERS or not leading.isdisjoint(node.output):
             leading.update(node.input)
     return leading
 

@@ -13,9 +13,9 @@ from typing import BinaryIO
 import onnx
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
-_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
-_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
+GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
 class WireFormatError(Exception):
@@ -45,19 +45,19 @@ def take_apart(file: BinaryIO, size_bytes: int, least_bytes: int) -> Apart:
     rest = bytearray()
     count = 0
     for field in _fields(file, 0, size_bytes):
-        if not field.holds(_GRAPH):
+        if not field.holds(GRAPH):
             rest += _read(file, field.begin, field.end)
             continue
         graph = bytearray()
         for inner in _fields(file, field.value, field.end):
             raw = None
-            if inner.holds(_INITIALIZER):
+            if inner.holds(INITIALIZER):
                 raw = _large_raw_data(file, inner, least_bytes)
                 if raw is not None:
                     places[count] = (raw.value, raw.end - raw.value)
                 count += 1
             graph += _read(file, inner.begin, inner.end) if raw is None else _emptied(file, inner, raw)
-        rest += head_of(_GRAPH, len(graph)) + graph
+        rest += head_of(GRAPH, len(graph)) + graph
     return Apart(bytes(rest), places)
 
 
@@ -78,14 +78,14 @@ def _large_raw_data(file: BinaryIO, tensor: _Field, least_bytes: int) -> _Field 
     """None where it is not large, or there are several."""
     if tensor.end - tensor.value < least_bytes:
         return None
-    found = [field for field in _fields(file, tensor.value, tensor.end) if field.number == _RAW_DATA]
-    is_one = len(found) == 1 and found[0].holds(_RAW_DATA) and found[0].end - found[0].value >= least_bytes
+    found = [field for field in _fields(file, tensor.value, tensor.end) if field.number == RAW_DATA]
+    is_one = len(found) == 1 and found[0].holds(RAW_DATA) and found[0].end - found[0].value >= least_bytes
     return found[0] if is_one else None
 
 
 def _emptied(file: BinaryIO, tensor: _Field, raw: _Field) -> bytes:
-    content = _read(file, tensor.value, raw.begin) + head_of(_RAW_DATA, 0) + _read(file, raw.end, tensor.end)
-    return head_of(_INITIALIZER, len(content)) + content
+    content = _read(file, tensor.value, raw.begin) + head_of(RAW_DATA, 0) + _read(file, raw.end, tensor.end)
+    return head_of(INITIALIZER, len(content)) + content
 
 
 def _fields(file: BinaryIO, begin: int, end: int) -> Iterator[_Field]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from edge_dac.errors import InputShapeError, UsageError
+from edge_dac.graph.pointwise import LAYERS, RECURRENT_LAYERS
 from edge_dac.graph.scopes import inner_graphs
 from edge_dac.statistics.execution import graph_inputs, node_inputs
 from edge_dac.statistics.indices import read_indices
@@ -21,10 +22,8 @@ __all__ = ["InputSpec", "Layout", "infer_input_specs"]
 
 _SIGNAL_LENGTH = 1000
 """From this many numbers in a row on, ``[batch, numbers]`` is taken for a wave form instead of features."""
-_RECURRENT_LAYERS = frozenset({"GRU", "LSTM", "RNN"})
 _FIRST_STATE = 5
-"""Their inputs from this one on are states; the one before holds the lengths of the sequences."""
-_LAYERS = _RECURRENT_LAYERS | {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Inputs of a recurrent layer from this one on are states; the one before holds the lengths of the sequences."""
 
 
 def infer_input_specs(
@@ -127,7 +126,7 @@ def _read_row_layout(
         note = f"{base.name}: shape {list(shape)} taken for images without a channel axis"
         return replace(base, layout=Layout.NHW, assumptions=(note,))
     layer, place = first_layer or (onnx.NodeProto(), 0)
-    is_state = layer.op_type in _RECURRENT_LAYERS and place >= _FIRST_STATE
+    is_state = layer.op_type in RECURRENT_LAYERS and place >= _FIRST_STATE
     is_wave = len(shape) == 2 and (shape[1] >= _SIGNAL_LENGTH or layer.op_type == "Conv")
     if not is_state and (len(shape) >= 3 or is_wave):
         note = f"{base.name}: shape {list(shape)} taken for a signal"
@@ -141,7 +140,7 @@ def _first_layer(graph: onnx.GraphProto, reached: set[str]) -> tuple[onnx.NodePr
     for node in graph.node:
         if reached.isdisjoint(node_inputs(node)):
             continue
-        if node.op_type in _LAYERS:
+        if node.op_type in LAYERS:
             return node, next(place for place, name in enumerate(node.input) if name in reached)
         inner = (_first_layer(body, set(reached)) for _, body in inner_graphs(node))
         found = next((layer for layer in inner if layer is not None), None)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import onnx
 
+from edge_dac.graph.pointwise import LAYERS
 from edge_dac.graph.scopes import inner_graphs
 from edge_dac.statistics.execution import node_inputs
 
 _CHOOSING = frozenset({"ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
 _COMPARING = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"})
-_LAYERS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "MatMulInteger", "RNN"})
-_LAYERS |= {"QLinearConv", "QLinearMatMul"}
+_LAYERS = LAYERS | {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 _WITHOUT_VALUES = frozenset({"Shape", "Size"})
 
 
