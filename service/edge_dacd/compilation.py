@@ -22,6 +22,8 @@ from edge_dacd.compiler import Job
 SILENCE_LIMIT_S = 900.0
 """A child that says nothing for so long is taken for hung."""
 _READ_BYTES = 1 << 16
+_ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+"""Its threads wait for each other without sleeping: where a run of the daemon holds a core, each step takes a time slice."""
 _LONGEST_LINE = 64 << 20
 
 
@@ -52,7 +54,7 @@ class CompilerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=self._directory.name,
-                env={**os.environ, "TMPDIR": self._directory.name},
+                env={**os.environ, **_ONE_BLAS_THREAD, "TMPDIR": self._directory.name},
             )
         except OSError as error:
             raise CompilerError("CompilerDied", f"the compiler cannot be started: {error.strerror}") from error

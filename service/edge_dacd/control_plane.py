@@ -11,7 +11,7 @@ import grpc
 
 from edge_dac.device.sensors import Sensors
 from edge_dac.errors import EdgeDacError
-from edge_dacd.announcement import Announcement, NoNetworkError
+from edge_dacd.announcement import Announcement
 from edge_dacd.authorization import Authorizer, read_token
 from edge_dacd.config import Config, ControlConfig
 from edge_dacd.control import SERVICE, ControlServicer
@@ -111,21 +111,14 @@ class ControlPlane:
 
     def _announce(self, wanted: bool) -> None:
         if wanted and self._announcement is None:
-            try:
-                self._announcement = Announcement(self._addresses, sorted(self._models))
-            except NoNetworkError as error:
-                # Serving matters more, be it to this device alone.
-                _log.error("not announced", extra={"reason": str(error)})
+            self._announcement = Announcement(self._addresses, sorted(self._models))
         elif not wanted and self._announcement is not None:
             self._announcement.close()
             self._announcement = None
 
     def _announce_models(self) -> None:
         if self._announcement is not None:
-            try:
-                self._announcement.update(sorted(self._models))
-            except NoNetworkError as error:
-                _log.error("not announced", extra={"reason": str(error)})
+            self._announcement.update(sorted(self._models))
 
     def _attach(self, model: ServedModel) -> None:
         self._models[model.name] = model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,31 @@ import onnx.helper as oh
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from edge_dac.cli.main import main
+
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edge_dac", *words], capture_output=True, text=True, check=False, cwd=cwd, timeout=120
     )
+
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """As :func:`run`, without a process of its own: an exception that nobody caught fails the test."""
+
+    def call_main(*words: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as end:  # argparse
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return call_main
 
 
 def test_device_prints_the_profile() -> None:
@@ -26,8 +47,8 @@ def test_device_prints_the_profile() -> None:
     assert json.loads(answer.stdout)["logical_cores"] >= 1
 
 
-def test_inspect_lists_layers_with_latency(tiny_path: Path) -> None:
-    answer = run("inspect", str(tiny_path), "--json")
+def test_inspect_lists_layers_with_latency(tiny_path: Path, call: Call) -> None:
+    answer = call("inspect", str(tiny_path), "--json")
     assert answer.returncode == 0, answer.stderr
     found = {entry["layer"]: entry for entry in json.loads(answer.stdout)["layers"]}
     assert list(found) == ["first", "second", "third"]
@@ -47,16 +68,16 @@ def test_compress_writes_model_and_plan_that_bench_and_inspect_read(tiny_path: P
     assert len(json.loads(table.stdout)["models"]) == 2
 
 
-def test_rank_is_the_paper(tiny_path: Path, tmp_path: Path) -> None:
+def test_rank_is_the_paper(tiny_path: Path, tmp_path: Path, call: Call) -> None:
     output = tmp_path / "paper.onnx"
-    answer = run("compress", str(tiny_path), "-o", str(output), "--rank", "2", "--json")
+    answer = call("compress", str(tiny_path), "-o", str(output), "--rank", "2", "--json")
     assert answer.returncode == 0, answer.stderr
     ranks = {c["layer"]: (c["scheme"], c["rank"]) for c in json.loads(answer.stdout)["choices"]}
     assert ranks == {"first": ("dac", 2), "second": ("dac", 2), "third": ("dense", None)}
 
 
-def test_spatial_stands_for_both_orders(tiny_path: Path) -> None:
-    answer = run("compress", str(tiny_path), "--dry-run", "--mac-fraction", "0.7", "--schemes", "spatial", "--json")
+def test_spatial_stands_for_both_orders(tiny_path: Path, call: Call) -> None:
+    answer = call("compress", str(tiny_path), "--dry-run", "--mac-fraction", "0.7", "--schemes", "spatial", "--json")
     assert answer.returncode == 0, answer.stderr
     assert {c["scheme"] for c in json.loads(answer.stdout)["choices"]} <= {"dense", "spatial_vh", "spatial_hv"}
 
@@ -86,18 +107,18 @@ def resized_path(tmp_path: Path) -> Path:
     return path
 
 
-def test_inspect_runs_at_the_numbers_that_are_given(resized_path: Path) -> None:
-    refused = run("inspect", str(resized_path), "--value", "side=8")
+def test_inspect_runs_at_the_numbers_that_are_given(resized_path: Path, call: Call) -> None:
+    refused = call("inspect", str(resized_path), "--value", "side=8")
     assert refused.returncode == 3
     assert "--allow-external" in refused.stderr
-    answer = run("inspect", str(resized_path), "--allow-external", "--value", "side=8", "--json")
+    answer = call("inspect", str(resized_path), "--allow-external", "--value", "side=8", "--json")
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["layers"][0]["input_size"] == [8, 8]
 
 
-def test_numbers_that_cannot_be_used_are_named(resized_path: Path) -> None:
+def test_numbers_that_cannot_be_used_are_named(resized_path: Path, call: Call) -> None:
     for text, message in (("side", "expected NAME=N"), ("side=x", "expected NAME=N"), ("side=0.5", "int64 can hold")):
-        answer = run("inspect", str(resized_path), "--allow-external", "--value", text)
+        answer = call("inspect", str(resized_path), "--allow-external", "--value", text)
         assert answer.returncode == 2
         assert message in answer.stderr
 
@@ -118,14 +139,14 @@ def test_dry_run_writes_nothing(tiny_path: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_best_effort_writes_the_best_found(tiny_path: Path, tmp_path: Path) -> None:
+def test_best_effort_writes_the_best_found(tiny_path: Path, tmp_path: Path, call: Call) -> None:
     output = tmp_path / "best.onnx"
-    words = ("compress", str(tiny_path), "-o", str(output), "--speedup", "500")
-    answer = run(*words)
+    words = ("compress", str(tiny_path), "-o", str(output), "--speedup", "500", "--max-error", "0")
+    answer = call(*words)
     assert answer.returncode == 4
     assert list(tmp_path.iterdir()) == []
     assert "best found" in answer.stderr
-    assert run(*words, "--best-effort").returncode == 4
+    assert call(*words, "--best-effort").returncode == 4
     assert output.is_file()
 
 
@@ -155,7 +176,7 @@ def test_best_effort_writes_the_best_found(tiny_path: Path, tmp_path: Path) -> N
     ],
 )
 def test_bad_input_is_one_line_a_code_and_no_file(
-    tiny_path: Path, tmp_path: Path, words: list[str], code: int, named: str
+    tiny_path: Path, tmp_path: Path, call: Call, words: list[str], code: int, named: str
 ) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -164,17 +185,16 @@ def test_bad_input_is_one_line_a_code_and_no_file(
     (tmp_path / "truncated.onnx").write_bytes(content[: len(content) // 2])
     places = {name: str(tmp_path / f"{name}.onnx") for name in ("missing", "text", "truncated")}
     places |= {"model": str(tiny_path), "out": str(folder / "out.onnx"), "folder": str(folder)}
-    answer = run(*(word.format(**places) for word in words))
+    answer = call(*(word.format(**places) for word in words))
     assert answer.returncode == code, answer.stderr
     last = answer.stderr.strip().splitlines()[-1]
     assert named in last
-    assert "Traceback" not in answer.stderr
     assert list(folder.iterdir()) == []
 
 
-def test_layers_chosen_by_hand_are_obeyed(tiny_path: Path, tmp_path: Path) -> None:
+def test_layers_chosen_by_hand_are_obeyed(tiny_path: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "out.onnx"
-    answer = run(
+    answer = call(
         "compress", str(tiny_path), "-o", str(out), "--layer", "first=dac:2", "--layer", "second=dense", "--json"
     )
     assert answer.returncode == 0, answer.stderr

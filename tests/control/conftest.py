@@ -37,10 +37,18 @@ def serve(tmp_path) -> Iterator[Callable[..., ServingProcess]]:
         one.stop(signal.SIGKILL)
 
 
-@pytest.fixture
-def small_network(tmp_path) -> Path:
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory) -> Path:
     """A network that the planner is done with in seconds."""
-    return write_small_network(tmp_path / "small.onnx")
+    return write_small_network(tmp_path_factory.mktemp("small") / "small.onnx")
+
+
+@pytest.fixture(scope="module")
+def small_daemon(small_network, tmp_path_factory) -> Iterator[ServingProcess]:
+    """A daemon with :func:`small_network`, shared by the tests of a module, and with it what has been measured."""
+    daemon = ServingProcess(small_network, tmp_path_factory.mktemp("daemon") / "state")
+    yield daemon
+    daemon.stop(signal.SIGKILL)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class Device:
         self.events = EventHub()
         self.reconfigurator = Reconfigurator(
             prepared.state,
-            CompressionConfig(enabled=enabled),
+            CompressionConfig(enabled=enabled, nice=0),  # a busy machine would starve the compiler
             1,
             self.events,
             self.available_memory_bytes,

@@ -87,7 +87,8 @@ def kill_at_random_moments(serve, prepared, rounds):
     for _ in range(rounds):
         daemon = serve(prepared.model, prepared.state)
         address = daemon.address
-        with ControlClient(address) as client:
+        # A client tries again for as long as it has time.
+        with ControlClient(address, change_timeout_s=1.0) as client:
             state = client.model("scale")
             assert state.active_point in prepared.ids
             assert state.generation >= highest
@@ -115,6 +116,14 @@ def test_killed_at_a_hundred_random_moments(serve, prepared):
     kill_at_random_moments(serve, prepared, 100)
 
 
+def computes(process):
+    """Whether it still does; what has ended may wait for long until somebody takes note of it."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kill_in_reconfigurations(serve, small_network, rounds):
     """Each budget is cut short at a random one of the events that it causes; after the last start it is applied."""
     rng = random.Random(3)
@@ -128,7 +137,9 @@ def kill_in_reconfigurations(serve, small_network, rounds):
                 next(events)
             children = psutil.Process(daemon.process.pid).children()
             daemon.stop(signal.SIGKILL)
-            assert psutil.wait_procs(children, timeout=10)[1] == []
+            poll(
+                lambda children=children: not any(map(computes, children)), "the compiler has ended with its daemon", 10
+            )
             with pytest.raises(ControlError):
                 list(events)
     with ControlClient(serve(small_network).address) as client:
@@ -184,10 +195,9 @@ def test_deadline_chooses_a_point_for_one_request(serve, tmp_path):
         assert [factor(deadline_s) for deadline_s in (None, 3600, 30, 120)] == [1.0, 1.0, 2.0, 1.0]
 
 
-def test_compiler_killed(serve, small_network):
+def test_compiler_killed(small_daemon):
     """The daemon goes on serving and says what happened; the next change works."""
-    daemon = serve(small_network)
-    address = daemon.address
+    address = small_daemon.address
     errors = []
 
     def ask():
@@ -197,49 +207,47 @@ def test_compiler_killed(serve, small_network):
             except ControlError as error:
                 errors.append(error)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    parent = psutil.Process(daemon.process.pid)
-    end = time.monotonic() + 30
-    while not (children := parent.children()) and time.monotonic() < end:
-        time.sleep(0.005)
-    children[0].kill()
-    asking.join(30)
-    assert [error.code for error in errors] == ["INTERNAL"]
-    assert "killed by SIGKILL" in str(errors[0])
     with ControlClient(address) as client:
+        before = client.model("small")
+        asking = threading.Thread(target=ask)
+        asking.start()
+        (child,) = poll(psutil.Process(small_daemon.process.pid).children, "the compiler has been started")
+        child.kill()
+        asking.join(30)
+        assert [error.code for error in errors] == ["INTERNAL"]
+        assert "killed by SIGKILL" in str(errors[0])
         state = client.model("small")
-        assert (state.generation, state.pending_generation, state.active_point) == (1, 0, "original")
+        assert (state.pending_generation, state.active_point) == (0, before.active_point)
+        assert state.generation == before.generation
         assert "killed by SIGKILL" in state.last_failure
         result = client.set_ranks("small", layers={"conv1": LayerRank("dac", 3)})
         assert result.applied
         assert [layer.rank for layer in result.point.layers if layer.layer == "conv1"] == [3]
         assert client.model("small").active_point == result.point.id
-    daemon.stop()
-    assert psutil.pid_exists(children[0].pid) is False
+    assert not computes(child)
 
 
-def test_impossible_budget_changes_nothing(serve, small_network):
-    daemon = serve(small_network)
-    with ControlClient(daemon.address) as client:
+def test_impossible_budget_changes_nothing(small_daemon):
+    with ControlClient(small_daemon.address) as client:
         before = client.model("small")
         with pytest.raises(BudgetRefusedError) as error:
             client.set_budget("small", Budget(latency_ms=1e-6, percentile=95))
         assert f"latency at p95 {error.value.best_latency_ms:.3g} ms where 1e-06 ms is wanted" in str(error.value)
         assert error.value.best_error >= 0
         after = client.model("small")
-        assert (after.generation, after.active_point, after.budget) == (before.generation, "original", None)
+        assert (after.generation, after.active_point, after.budget) == (
+            before.generation,
+            before.active_point,
+            before.budget,
+        )
         with pytest.raises(ControlError, match="INVALID_ARGUMENT"):
             client.set_ranks("small")
         with pytest.raises(ControlError, match="NOT_FOUND"):
             client.model("other")
 
 
-def test_reprofile_replaces_what_was_measured(serve, small_network):
-    daemon = serve(small_network)
-    with ControlClient(daemon.address) as client:
-        with pytest.raises(ControlError, match="expected one with a budget"):
-            client.reprofile("small")
+def test_reprofile_replaces_what_was_measured(small_daemon):
+    with ControlClient(small_daemon.address) as client:
         client.set_ranks("small", layers={"conv1": LayerRank("dac", 3)})
         before = client.model("small")
         result = client.reprofile("small")

@@ -14,13 +14,15 @@ from edge_dac.discovery import find_daemons
 pytest.importorskip("zeroconf")
 
 
-def test_daemon_is_found(serve, prepared, tmp_path):
-    config = tmp_path / "config.toml"
-    config.write_text("[control]\nannounce = true\n[server]\nlisten = ['0.0.0.0:0']\n")
-    daemon = serve(prepared.model, prepared.state, "--config", str(config))
-    port = daemon.address.rpartition(":")[2]
-    found = [one for one in find_daemons(time.monotonic() + 5) if one.address.endswith(f":{port}")]
-    assert [one.models for one in found] == [("scale",)]
+def found(*daemons):
+    """What the network tells of these daemons, once it tells of all of them."""
+    addresses = {daemon.address for daemon in daemons}
+
+    def look():
+        entries = [one for one in find_daemons(time.monotonic() + 0.3) if one.address in addresses]
+        return entries if len(entries) == len(addresses) else None
+
+    return poll(look, f"{addresses} are found")
 
 
 def test_devices_with_one_name_are_told_apart(serve, prepared, tmp_path):
@@ -31,53 +33,42 @@ def test_devices_with_one_name_are_told_apart(serve, prepared, tmp_path):
     second = serve(
         prepared.model, tmp_path / "another", "--config", str(config), "--listen", f"127.0.0.2:{port}", "--no-compress"
     )
-    wanted = {first.address, second.address}
-    found = poll(lambda: wanted_among(wanted), "both are found")
-    assert len({one.name for one in found}) == 2
+    entries = found(first, second)
+    assert len({one.name for one in entries}) == 2
+    assert [one.models for one in entries] == [("scale",)] * 2
 
 
-def wanted_among(addresses):
-    found = [one for one in find_daemons(time.monotonic() + 2) if one.address in addresses]
-    return found if len(found) == len(addresses) else None
-
-
-def test_sighup_announces_and_takes_it_back(serve, prepared, tmp_path):
+def test_the_entry_follows_configuration_and_models(serve, prepared, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
     config = tmp_path / "config.toml"
-    config.write_text("")
-    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "127.0.0.1:0")
+    repository = f"[repository]\npath = '{folder}'\n"
+    config.write_text(repository)
+    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "0.0.0.0:0")
+    port = daemon.address.rpartition(":")[2]
 
-    def reload(text):
-        config.write_text(text)
+    def announce(wanted):
+        config.write_text(f"{repository}[control]\nannounce = {wanted}\n")
         count = len(daemon.entries("reloaded"))
         daemon.process.send_signal(signal.SIGHUP)
         poll(lambda: len(daemon.entries("reloaded")) > count, "reloaded")
 
-    address = daemon.address
-    reload("[control]\nannounce = true\n")
-    poll(lambda: wanted_among({address}), "it is found")
-    reload("[control]\nannounce = false\n")
-    assert not wanted_among({address})
-    assert not daemon.entries("these changes need a restart")
+    def models():
+        entries = [one for one in find_daemons(time.monotonic() + 0.3) if one.address.endswith(f":{port}")]
+        return [one.models for one in entries]
 
-
-def test_the_entry_follows_models_that_come_and_go(serve, prepared, tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    config = tmp_path / "config.toml"
-    config.write_text(f"[control]\nannounce = true\n[repository]\npath = '{folder}'\n")
-    daemon = serve(prepared.model, prepared.state, "--config", str(config), "--listen", "127.0.0.1:0")
-
-    def shows(*models):
-        found = [one for one in find_daemons(time.monotonic() + 3) if one.address == daemon.address]
-        return [one.models for one in found] == [models]
-
+    announce("true")
+    poll(lambda: models() == [("scale",)], "it is found")
     (folder / "another.onnx").write_bytes(prepared.model.read_bytes())
-    with triton.InferenceServerClient(daemon.address) as client:
+    with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
         client.load_model("another")
-        poll(lambda: shows("another", "scale"), "the second too")
+        poll(lambda: models() == [("another", "scale")], "the second too")
         client.unload_model("scale")
-        poll(lambda: shows("another"), "the first is gone")
+        poll(lambda: models() == [("another",)], "the first is gone")
+    announce("false")
+    assert models() == []
     assert not daemon.entries("not announced")
+    assert not daemon.entries("these changes need a restart")
 
 
 def test_without_a_network_it_serves_all_the_same(prepared, tmp_path):
@@ -89,7 +80,7 @@ def test_without_a_network_it_serves_all_the_same(prepared, tmp_path):
     listen = ("--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path / 'socket'}")
     daemon = ServingProcess(prepared.model, prepared.state, "--config", str(config), *listen, before=alone)
     poll(lambda: daemon.entries("listening"), "it listens")
-    (entry,) = daemon.entries("not announced")
+    (entry,) = poll(lambda: daemon.entries("not announced"), "the log says why")
     assert entry["level"] == "error"
     assert daemon.stop() == 0
 

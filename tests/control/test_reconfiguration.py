@@ -10,7 +10,7 @@ from control.device import Device
 from control.serving import poll
 
 from edge_dac.errors import ArtifactError, UsageError
-from edge_dac.planning.budget import Budget
+from edge_dac.planning.budget import Budget, LayerRank
 from edge_dacd.executor import Ticket
 from edge_dacd.models import ServedModel
 from edge_dacd.runtime import Runtime
@@ -205,7 +205,8 @@ class CrowdedDevice(Device):
 def test_compiler_gives_way_to_the_point_that_it_has_made(small_network, tmp_path):
     device = CrowdedDevice(SimpleNamespace(model=small_network, state=tmp_path / "state"))
     try:
-        outcome = device.change("set_budget", budget=Budget(max_error=0.5))
+        # Ranks are obeyed whatever is measured meanwhile.
+        outcome = device.change("set_ranks", budget=Budget(layer_ranks={"conv1": LayerRank("dac", 3)}))
         assert outcome.applied
         assert outcome.point.id != "original"
         assert device.model.active.point_id == outcome.point.id

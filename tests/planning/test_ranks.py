@@ -17,7 +17,7 @@ from edge_dac.schemes import SCHEMES
 
 @pytest.fixture(scope="module")
 def planner(tiny_path: Path) -> Planner:
-    return open_planner(tiny_path, Options())
+    return open_planner(tiny_path, Options(work_threads=1))
 
 
 def _ranks(planner: Planner, plan: Plan) -> dict[str, int]:

@@ -79,31 +79,39 @@ def test_port_in_use(start_daemon: Any, simple: Path) -> None:
     assert ask(first.address) == 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["missing.onnx"], 3, "missing.onnx: expected an ONNX file, found none"),
-        (["text.onnx"], 3, "text.onnx: ONNX Runtime cannot load it"),
-        (["--config", "missing.toml"], 2, "missing.toml: cannot be read"),
-        (["--config", "unknown.toml"], 2, "unknown.toml: server.port: unknown key; expected one of"),
-        (["--budget-ms", "0"], 2, "latency_ms: expected a number above 0, got 0"),
-        (["--budget-ms", "nan"], 2, "latency_ms: expected a finite number, got nan"),
-        (["--speedup", "-1"], 2, "speedup: expected a number above 0"),
-        (["--listen", "nowhere"], 2, "server.listen: expected host:port or unix:/path, got 'nowhere'"),
-        (["--shape", "x=1,2"], 2, "--shape: expected one MODEL beside it, got 0"),
-        (["missing.onnx", "--shape", "x=1,-2"], 2, "--shape: expected NAME=1,3,224,224, got 'x=1,-2'"),
-        (["rows.onnx", "--shape", "INPUT0=2,5"], 3, "a run on zeros of INPUT0=[2, 5] failed"),
-        (["--threads", "-1"], 2, "compute.threads: expected at least 0, got -1"),
-    ],
-)
-def test_one_line_and_the_exit_code(
-    tmp_path: Path, model_folder: Path, start_daemon: Any, arguments: list[str], code: int, message: str
-) -> None:
-    shutil.copy(model_folder / "rows.onnx", tmp_path)
-    (tmp_path / "text.onnx").write_text("this is text")
-    (tmp_path / "unknown.toml").write_text("[server]\nport = 1\n")
-    given = [str(tmp_path / part) if part.endswith((".onnx", ".toml")) else part for part in arguments]
-    daemon = start_daemon(*given)
+WRONG_STARTS: list[tuple[list[str], int, str]] = [
+    (["missing.onnx"], 3, "missing.onnx: expected an ONNX file, found none"),
+    (["text.onnx"], 3, "text.onnx: ONNX Runtime cannot load it"),
+    (["--config", "missing.toml"], 2, "missing.toml: cannot be read"),
+    (["--config", "unknown.toml"], 2, "unknown.toml: server.port: unknown key; expected one of"),
+    (["--budget-ms", "0"], 2, "latency_ms: expected a number above 0, got 0"),
+    (["--budget-ms", "nan"], 2, "latency_ms: expected a finite number, got nan"),
+    (["--speedup", "-1"], 2, "speedup: expected a number above 0"),
+    (["--listen", "nowhere"], 2, "server.listen: expected host:port or unix:/path, got 'nowhere'"),
+    (["--shape", "x=1,2"], 2, "--shape: expected one MODEL beside it, got 0"),
+    (["missing.onnx", "--shape", "x=1,-2"], 2, "--shape: expected NAME=1,3,224,224, got 'x=1,-2'"),
+    (["rows.onnx", "--shape", "INPUT0=2,5"], 3, "a run on zeros of INPUT0=[2, 5] failed"),
+    (["--threads", "-1"], 2, "compute.threads: expected at least 0, got -1"),
+]
+
+
+@pytest.fixture(scope="module")
+def wrong_starts(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, start_daemon: Any) -> list[Any]:
+    """A daemon for each case, all at once."""
+    folder = tmp_path_factory.mktemp("wrong")
+    shutil.copy(model_folder / "rows.onnx", folder)
+    (folder / "text.onnx").write_text("this is text")
+    (folder / "unknown.toml").write_text("[server]\nport = 1\n")
+    return [
+        start_daemon(*(str(folder / part) if part.endswith((".onnx", ".toml")) else part for part in arguments))
+        for arguments, _, _ in WRONG_STARTS
+    ]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG_STARTS)), ids=[" ".join(case[0]) for case in WRONG_STARTS])
+def test_one_line_and_the_exit_code(wrong_starts: list[Any], case: int) -> None:
+    _, code, message = WRONG_STARTS[case]
+    daemon = wrong_starts[case]
     assert daemon.wait() == code
     lines = [line for line in daemon.raw if not line.startswith("{")]
     assert len(lines) == 1
@@ -318,13 +326,13 @@ def test_a_model_that_is_loaded_later_may_take_larger_messages(
     path.write_text(f'[repository]\npath = "{folder}"\n')
     daemon = start_daemon("--config", path).wait_ready()
     with triton.InferenceServerClient(daemon.address) as client:
-        make_identity(folder / "fits.onnx", 10 << 20)
+        make_identity(folder / "fits.onnx", 2 << 20)
         client.load_model("fits")
-        values = np.arange(10 << 20, dtype=np.float32)
+        values = np.arange(2 << 20, dtype=np.float32)
         tensor = triton.InferInput("INPUT0", [values.size], "FP32")
         tensor.set_data_from_numpy(values)
         assert np.array_equal(client.infer("fits", [tensor], client_timeout=20).as_numpy("OUTPUT0"), values)
-        make_identity(folder / "large.onnx", 20 << 20)
+        make_identity(folder / "large.onnx", 17 << 20)
         client.load_model("large")
         (warning,) = wait(lambda: daemon.logged(TOO_LARGE), TOO_LARGE)
         assert (warning["level"], warning["model"], warning["limit_bytes"]) == ("warning", "large", 64 << 20)
