@@ -26,9 +26,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge_dac.graph.grids import grid_of, is_pooling, kind, origin_of, stands_for, upper_bound
+from edge_dac.graph.integer_operators import compute_in_integers
 from edge_dac.graph.scopes import (
     Scope,
-    attributes,
     count_uses,
     default_opset,
     forget_value,
@@ -46,70 +47,22 @@ POOLING_SINCE_OPSET = 12
 """``MaxPool`` takes 8-bit maps since this operator set."""
 
 
-def activation_after(scope: Scope, tensor: str) -> onnx.NodeProto | None:
-    """The ``Relu`` or ``Clip`` from zero that alone reads ``tensor``, or None."""
-    readers = [node for node in scope.graph.node if tensor in node.input]
-    if len(readers) != 1 or count_uses(scope.graph)[tensor] != 1 or not is_default_domain(readers[0]):
-        return None
-    return readers[0] if _upper_bound(scope, readers[0]) is not None else None
-
-
-def origin_of(scope: Scope, tensor: str) -> str:
-    """The tensor whose values ``tensor`` holds: itself, or what ``MaxPool`` chose them from."""
-    while True:
-        node = scope.producer(tensor)
-        if node is None or not _is_pooling(node):
-            return tensor
-        tensor = node.input[0]
-
-
 def merge_quantizers(model: onnx.ModelProto, tensors: Set[str]) -> None:
     """Apply the rules, in place, around every ``DequantizeLinear`` that writes one of ``tensors``."""
     names: set[str] = set()
     for scope in walk(model):
-        if not any(_kind(node) == "DequantizeLinear" and node.output[0] in tensors for node in scope.graph.node):
+        writers = [node for node in scope.graph.node if kind(node) == "DequantizeLinear" and node.output[0] in tensors]
+        if not writers:
             continue
         names = names or value_names(model)
+        _drop_activations(scope)
+        added = compute_in_integers(scope, writers, names)
         _drop_activations(scope)
         if default_opset(model) >= POOLING_SINCE_OPSET:
             _sink_through_pooling(scope, names)
         _join(scope)
         _keep_pooling_real(scope, names)
-        _spell_out(scope, names)
-
-
-def _kind(node: onnx.NodeProto) -> str:
-    return node.op_type if is_default_domain(node) else ""
-
-
-def _is_pooling(node: onnx.NodeProto) -> bool:
-    return _kind(node) == "MaxPool" and len([name for name in node.output if name]) == 1
-
-
-def _upper_bound(scope: Scope, node: onnx.NodeProto) -> float | None:
-    """Where a ``Relu`` or a ``Clip`` from zero ends; None for other nodes."""
-    if _kind(node) == "Relu":
-        return float("inf")
-    if _kind(node) != "Clip":
-        return None
-    values = attributes(node)
-    bounds: list[object] = [values.get("min"), values.get("max")]
-    for place, name in enumerate(node.input[1:3]):
-        constant = scope.constant(name) if name else None
-        if name and constant is None:
-            return None
-        bounds[place] = None if constant is None else constant.item()
-    low, high = (None if bound is None else float(str(bound)) for bound in bounds)
-    return None if low != 0.0 else float("inf") if high is None else high
-
-
-def _grid(scope: Scope, node: onnx.NodeProto) -> tuple[float, int] | None:
-    """Scale and zero point of a quantizer of whole tensors to numbers from 0 to 255, as ours are; None for others."""
-    constants = [scope.constant(name) for name in node.input[1:3]]
-    if len(constants) != 2 or any(constant is None or constant.size != 1 for constant in constants):
-        return None
-    scale, zero = (constant for constant in constants if constant is not None)
-    return (float(scale.item()), int(zero.item())) if zero.dtype == np.uint8 else None
+        _spell_out(scope, names, added)
 
 
 def _writers(scope: Scope) -> dict[str, onnx.NodeProto]:
@@ -128,12 +81,11 @@ def _drop_activations(scope: Scope) -> None:
     writers = _writers(scope)
     idle = []
     for node in scope.graph.node:
-        bound = _upper_bound(scope, node)
+        bound = upper_bound(scope, node)
         writer = None if bound is None else writers.get(node.input[0])
-        if bound is None or writer is None or _kind(writer) != "DequantizeLinear" or uses[node.input[0]] != 1:
+        if bound is None or writer is None or kind(writer) != "DequantizeLinear" or uses[node.input[0]] != 1:
             continue
-        grid = _grid(scope, writer)
-        if grid is not None and grid[1] == 0 and 255 * grid[0] <= bound * (1 + 1e-6):
+        if stands_for(grid_of(scope, writer), bound):
             idle.append((node, writer))
     for node, writer in idle:
         result = node.output[0]
@@ -146,14 +98,14 @@ def _sink_through_pooling(scope: Scope, names: set[str]) -> None:
     """Rule 2, from the first node to the last: one pooling may follow another."""
     uses = count_uses(scope.graph)
     writers = _writers(scope)
-    for node in [node for node in scope.graph.node if _is_pooling(node)]:
+    for node in [node for node in scope.graph.node if is_pooling(node)]:
         writer = writers.get(node.input[0])
         result = node.output[0]
         readers = [reader for reader in scope.graph.node if result in reader.input]
-        if writer is None or _kind(writer) != "DequantizeLinear" or uses[result] != len(readers):
+        if writer is None or kind(writer) != "DequantizeLinear" or uses[result] != len(readers):
             continue
-        grid = _grid(scope, writer)
-        if grid is None or any(_kind(r) != "QuantizeLinear" or _grid(scope, r) != grid for r in readers):
+        grid = grid_of(scope, writer)
+        if grid is None or any(kind(r) != "QuantizeLinear" or grid_of(scope, r) != grid for r in readers):
             continue
         forget_value(scope.graph, result)
         moved = onnx.NodeProto()
@@ -174,11 +126,11 @@ def _join(scope: Scope) -> None:
     same_as: dict[str, str] = {}
     first: dict[tuple[str, tuple[float, int]], str] = {}
     for node in scope.graph.node:
-        grid = _grid(scope, node) if _kind(node) == "QuantizeLinear" else None
+        grid = grid_of(scope, node) if kind(node) == "QuantizeLinear" else None
         if grid is None or uses[node.output[0]] != sum(node.output[0] in other.input for other in scope.graph.node):
             continue
         writer = writers.get(node.input[0])
-        undone = writer is not None and _kind(writer) == "DequantizeLinear" and _grid(scope, writer) == grid
+        undone = writer is not None and kind(writer) == "DequantizeLinear" and grid_of(scope, writer) == grid
         same = (
             writer.input[0]
             if undone and writer is not None
@@ -190,15 +142,15 @@ def _join(scope: Scope) -> None:
     for node in scope.graph.node:
         node.input[:] = [same_as.get(name, name) for name in node.input]
     uses = count_uses(scope.graph)
-    _remove(scope, [n for n in scope.graph.node if _kind(n) == "DequantizeLinear" and not uses[n.output[0]]])
+    _remove(scope, [n for n in scope.graph.node if kind(n) == "DequantizeLinear" and not uses[n.output[0]]])
 
 
 def _keep_pooling_real(scope: Scope, names: set[str]) -> None:
     """A ``Max`` before every quantizer of a layer in integers that a real map reaches through ``MaxPool``."""
     writers = _writers(scope)
-    layers = {node.input[0] for node in scope.graph.node if _kind(node) == "QLinearConv"}
-    for node in [node for node in scope.graph.node if _kind(node) == "QuantizeLinear" and node.output[0] in layers]:
-        grid = _grid(scope, node)
+    layers = {node.input[0] for node in scope.graph.node if kind(node) == "QLinearConv"}
+    for node in [node for node in scope.graph.node if kind(node) == "QuantizeLinear" and node.output[0] in layers]:
+        grid = grid_of(scope, node)
         if grid is None or not _is_pooled_in_real(scope, writers, node.input[0]):
             continue
         scale, zero = grid
@@ -215,18 +167,20 @@ def _is_pooled_in_real(scope: Scope, writers: Mapping[str, onnx.NodeProto], tens
     pools = False
     while tensor in writers:
         writer = writers[tensor]
-        if not _is_pooling(writer) and _upper_bound(scope, writer) is None:
-            return pools and _kind(writer) != "DequantizeLinear"
-        pools, tensor = pools or _is_pooling(writer), writer.input[0]
+        if not is_pooling(writer) and upper_bound(scope, writer) is None:
+            return pools and kind(writer) != "DequantizeLinear"
+        pools, tensor = pools or is_pooling(writer), writer.input[0]
     return pools
 
 
-def _spell_out(scope: Scope, names: set[str]) -> None:
+def _spell_out(scope: Scope, names: set[str], added: Set[str]) -> None:
     """Other words for every ``DequantizeLinear`` that leads to a layer in real numbers."""
-    for node in [node for node in scope.graph.node if _kind(node) == "DequantizeLinear"]:
-        grid = _grid(scope, node)
-        maker = scope.producer(origin_of(scope, node.input[0]))
-        is_layer = maker is not None and _kind(maker) == "QLinearConv"  # a model's own weights come from elsewhere
+    for node in [node for node in scope.graph.node if kind(node) == "DequantizeLinear"]:
+        grid = grid_of(scope, node)
+        origin = origin_of(scope, node.input[0])
+        maker = scope.producer(origin)
+        # a model's own weights come from elsewhere
+        is_layer = origin in added or (maker is not None and kind(maker) == "QLinearConv")
         if grid is None or not is_layer or not _leads_to_product(scope, node.output[0]):
             continue
         scale, zero = grid

@@ -12,7 +12,8 @@ import pytest
 from graph.small_models import small_model, weights
 from onnx import helper, numpy_helper
 
-from edge_dac.graph.quantizers import activation_after, merge_quantizers, origin_of
+from edge_dac.graph.grids import activation_after, origin_of
+from edge_dac.graph.quantizers import merge_quantizers
 from edge_dac.graph.scopes import Scope
 
 GRIDS = {
