@@ -8,6 +8,7 @@ A replaced layer ends in a ``DequantizeLinear`` and the next begins with a ``Qua
 3. Equal quantizers of one tensor become one, and one that undoes a ``DequantizeLinear`` goes, which goes too when nothing
    else reads it.
 
+Before that ``graph.integer_operators`` rounds what operators between such layers compute; other readers see the difference.
 And two things so that ONNX Runtime leaves the other layers alone:
 
 * It moves a ``QuantizeLinear`` ahead of a ``MaxPool`` that follows a layer in real numbers, takes that layer's map out of the
