@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 
 from edge_dac.convolution import ConvLayer
 from edge_dac.graph.exposing import Exposure, layer_nodes
-from edge_dac.graph.pointwise import leading_to_layers, pointwise_end
 from edge_dac.graph.grids import activation_after, origin_of
+from edge_dac.graph.pointwise import leading_to_layers, pointwise_end
 from edge_dac.graph.scopes import Scope, Site, unique_name, value_names
 from edge_dac.schemes.scheme import Ranges
 from edge_dac.statistics.clipping import Pointwise, Values, range_that_counts
