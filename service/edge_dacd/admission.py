@@ -11,6 +11,8 @@ from __future__ import annotations
 _SHORT_WAIT_RUNS = 0.5
 _LATEST_SHARE = 1 / 8
 """Of the latest run in the expected duration of the next."""
+_LONGEST_MEMORY_S = 1.0
+"""What was offered and refused counts for so long at most: a flood with a gap, or a client that stumbles, is still a flood."""
 
 
 class Line:
@@ -48,7 +50,7 @@ class Line:
         self._offered_until = max(self._offered_until, now) + self.work_s / slots
 
     def overflowed(self, now: float, slots: int, capacity: int) -> None:
-        """Count a request that was refused. What was offered counts as a full line of ``capacity``, never as more."""
+        """Count a request that was refused. What was offered counts for a full line of ``capacity`` or a second at most."""
         self.arrived(now, slots)
         self.is_overrun = True
-        self._offered_until = min(self._offered_until, now + capacity * self.work_s / slots)
+        self._offered_until = min(self._offered_until, now + max(capacity * self.work_s / slots, _LONGEST_MEMORY_S))

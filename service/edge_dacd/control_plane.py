@@ -20,7 +20,7 @@ from edge_dacd.governing import Governing
 from edge_dacd.metrics import Family
 from edge_dacd.models import ModelRepository, ServedModel
 from edge_dacd.reconfiguration import Reconfigurator
-from edge_dacd.rpc import handler
+from edge_dacd.rpc import Answer, handler, unary_answers
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,10 @@ class ControlPlane:
     def handlers(self) -> dict[str, grpc.GenericRpcHandler]:
         """Of the control service, by its name."""
         return {SERVICE: handler(SERVICE, self._servicer)}
+
+    def unary_answers(self) -> dict[str, Answer]:
+        """Of its methods that are no streams, by path."""
+        return unary_answers(SERVICE, self._servicer)
 
     def collect(self) -> list[Family]:
         """Metrics."""

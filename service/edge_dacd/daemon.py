@@ -18,7 +18,7 @@ from edge_dacd.executor import Executor
 from edge_dacd.inference import SERVICE, InferenceServicer
 from edge_dacd.metrics import MetricsServer, collect_device, collect_process, collect_serving
 from edge_dacd.models import ModelRepository, ModelSource, ServedModel
-from edge_dacd.rpc import answering, handler
+from edge_dacd.rpc import handler, unary_answers
 from edge_dacd.running import compute
 from edge_dacd.server import AddressError, Server, answers, check_free, message_bytes_for, request_bytes
 from edge_dacd.shared_memory import SharedMemory
@@ -119,8 +119,9 @@ class Daemon:
         for model in models:
             _warn_of_size(model, size)
         self._repository.on_loaded(lambda model: _warn_of_size(model, size))
-        fast = {f"/{SERVICE}/ModelInfer": answering(SERVICE, inference, "ModelInfer")}
-        return Server(limits, handlers, size, fast)
+        others = {**unary_answers(SERVICE, inference), **control.unary_answers()}
+        infer = f"/{SERVICE}/ModelInfer"
+        return Server(limits, handlers, size, {infer: others.pop(infer)}, others)
 
     def _take_over(self, server: Server, inference: InferenceServicer) -> None:
         """Put in force what may change while the daemon runs, see ``needs_restart``."""

@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -31,12 +32,19 @@ DEFAULT_PRIORITY = 100
 _QUICK_S = 0.0005
 """A run that is expected to be shorter is over before another thread could have done much."""
 
+_LONG_S = 0.002
+"""Behind a run that takes longer, an answer may wait for as long as the scheduler lets a run go on, some 3 ms."""
+
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
 def _nothing() -> None:
     """Nobody has to be told."""
+
+
+def _at_once(work: Callable[[], None]) -> None:
+    work()
 
 
 @dataclass(eq=False, slots=True)
@@ -106,11 +114,18 @@ class Executor(Generic[Work, Result]):
             if not self._may_start(line):
                 self._expect_room(line, line_capacity, priority, time.monotonic())
 
-    def perform(self, ticket: Ticket[Work, Result], give_way: Callable[[], None] = _nothing) -> Result:
+    def perform(
+        self,
+        ticket: Ticket[Work, Result],
+        give_way: Callable[[], None] = _nothing,
+        when_answered: Callable[[Callable[[], None]], None] = _at_once,
+    ) -> Result:
         """Wait for a slot in the line of ``ticket``, compute its work, and return the result.
 
         Args:
             give_way: called before, unless there is a slot at once and the run is expected to be over in no time.
+            when_answered: does what it is given when the answer is on its way. A slot after a long run is given on then:
+                the next run would keep the answer's thread from its core.
 
         Raises:
             RequestError: RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or CANCELLED: nothing was run.
@@ -122,7 +137,7 @@ class Executor(Generic[Work, Result]):
         if not starts:
             self._wait(ticket)
         if not ticket._taken_along:
-            self._lead(ticket)
+            self._lead(ticket, when_answered)
         outcome = ticket._outcome
         ticket._outcome = None
         if isinstance(outcome, BaseException):
@@ -163,7 +178,7 @@ class Executor(Generic[Work, Result]):
         with self._lock:
             return len(self._running)
 
-    def _lead(self, ticket: Ticket[Work, Result]) -> None:
+    def _lead(self, ticket: Ticket[Work, Result], when_answered: Callable[[Callable[[], None]], None]) -> None:
         """Holding a slot: compute ``ticket`` and its kin, hand the results out, give the slot on."""
         group = [ticket]
         duration_s = None
@@ -176,7 +191,8 @@ class Executor(Generic[Work, Result]):
         except BaseException as error:  # noqa: BLE001 - handed to everyone who waits for it, and raised by `perform`
             outcomes = [error] * len(group)
         finally:
-            self._leave(ticket, duration_s)
+            is_long = duration_s is not None and duration_s > _LONG_S
+            (when_answered if is_long else _at_once)(partial(self._leave, ticket, duration_s))
         for member, outcome in zip(group, outcomes, strict=True):
             member._outcome = outcome
             if member is not ticket:

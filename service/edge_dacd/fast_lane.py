@@ -1,9 +1,12 @@
-"""A short way for the calls of one unary method: the thread that takes a call from gRPC's queue also answers it.
+"""A short way for the calls of unary methods: the thread that takes a call from gRPC's queue also answers it.
 
 grpcio's own server takes every event from its queue on one thread and answers calls on others; a call changes threads four
 times before its handler has the message. Here it never does: a third less processor time for a small answer. The
-lane shares server, ports, limits and certificates with grpcio's server, which goes on to serve all other methods, and
-this one too where there is no lane: the way in, ``grpc._cython``, is not public and may change (see :func:`open_lane`).
+lane shares server, ports, limits and certificates with grpcio's server, which goes on to serve streams, and all methods
+where there is no lane: the way in, ``grpc._cython``, is not public and may change (see :func:`open_lane`).
+
+A call whose message does not come has no thread here, where it would hold one of grpcio's: so a client that sends slowly
+takes nobody's place.
 
 One thread takes events, and answers at once what can be answered at once: a second one would be woken for every event, and
 both would ask for the interpreter. A call that will take time says so (:meth:`LaneCall.give_way`), and another thread
@@ -15,7 +18,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -34,17 +38,39 @@ _NO_METADATA = ()
 class LaneCall:
     """One call: what :class:`grpc.ServicerContext` offers, as far as a unary method needs it."""
 
-    def __init__(self, lane: FastLane, call: Any, deadline_s: float) -> None:
+    def __init__(self, lane: FastLane, event: Any) -> None:
         self._lane = lane
-        self._call = call
-        self._deadline_s = deadline_s
+        self._event = event
         self._callback: Callable[[], None] | None = None
+        self._afterwards: Callable[[], None] | None = None
+        self._trailing_metadata: tuple[tuple[str, str], ...] = ()
         self._ended = False
         self._gave_way = False
 
     def time_remaining(self) -> float:
         """Seconds until the client gives up."""
-        return max(0.0, self._deadline_s - time.time())
+        return max(0.0, float(self._event.call_details.deadline) - time.time())
+
+    def peer(self) -> str:
+        """Where the client is, as grpcio names it."""
+        peer: str | bytes = self._event.call.peer()
+        return peer if isinstance(peer, str) else peer.decode()
+
+    def invocation_metadata(self) -> Any:
+        """Pairs of name and value that the client sent."""
+        return self._event.invocation_metadata
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        """Send these pairs with the status."""
+        self._trailing_metadata = metadata
+
+    def is_active(self) -> bool:
+        """Whether the client still waits. Nobody is there to tell before :meth:`give_way`."""
+        return not self._ended
+
+    def when_answered(self, work: Callable[[], None]) -> None:
+        """Do ``work`` as soon as gRPC has the answer, or the refusal. One a call."""
+        self._afterwards = work
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Call ``callback`` at the end of the call; False if that has been already. One a call.
@@ -71,9 +97,10 @@ Answer = Callable[[bytes, LaneCall], bytes]
 
 
 class FastLane:
-    """Serves the calls of the method ``path`` on ``server``. Make it before the server starts, :meth:`start` it after.
+    """Serves calls on ``server``. Make it before the server starts, :meth:`start` it after.
 
     Args:
+        answers: by path, of each method.
         limit: calls at once; more are refused with RESOURCE_EXHAUSTED: those first whose message does not come, so that a
             client that sends slowly takes nobody's place.
 
@@ -81,17 +108,17 @@ class FastLane:
         ImportError, AttributeError: this grpcio is another inside.
     """
 
-    def __init__(self, server: grpc.Server, path: str, answer: Answer, limit: int) -> None:
+    def __init__(self, server: grpc.Server, answers: Mapping[str, Answer], limit: int) -> None:
         from grpc._cython import cygrpc
 
         self._grpc = cygrpc
         self._server = server._cy_server
-        self._path = path
-        self._answer = answer
+        self._answers = answers
         self._limit = limit
         self._queue = cygrpc.CompletionQueue()
         self._server.register_completion_queue(self._queue)
-        self._server.register_method(path)
+        for path in answers:
+            self._server.register_method(path)
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
@@ -110,8 +137,9 @@ class FastLane:
 
     def start(self) -> None:
         """Take calls."""
-        for _ in range(_CALLS_AHEAD):
-            self._request_call()
+        for path in self._answers:
+            for _ in range(_CALLS_AHEAD):
+                self._request_call(path)
         self._guard.start()
         with self._lock:
             self._add_thread()
@@ -187,17 +215,17 @@ class FastLane:
 
     # Events of a call, in their order.
 
-    def _request_call(self) -> None:
+    def _request_call(self, path: str) -> None:
         try:
-            self._server.request_registered_call(self._queue, self._queue, self._path, self._arrived)
+            self._server.request_registered_call(self._queue, self._queue, path, partial(self._arrived, path))
         except ValueError:
             _log.debug("the server stops")
 
-    def _arrived(self, event: Any) -> None:
+    def _arrived(self, path: str, event: Any) -> None:
         if not event.success:  # the server stops
             return
-        self._request_call()
-        call = LaneCall(self, event.call, event.call_details.deadline)
+        self._request_call(path)
+        call = LaneCall(self, event)
         with self._lock:
             self._calls += 1
             refused = None
@@ -215,10 +243,10 @@ class FastLane:
         if refused is call:
             return
         event.call.start_server_batch(
-            (self._grpc.ReceiveMessageOperation(_NO_FLAGS),), lambda received: self._received(call, received)
+            (self._grpc.ReceiveMessageOperation(_NO_FLAGS),), lambda received: self._received(path, call, received)
         )
 
-    def _received(self, call: LaneCall, event: Any) -> None:
+    def _received(self, path: str, call: LaneCall, event: Any) -> None:
         with self._lock:
             if call not in self._begun:  # it was refused meanwhile
                 return
@@ -231,13 +259,15 @@ class FastLane:
         if not self._is_guarded.is_set():
             self._is_guarded.set()
         try:
-            self._send(call, grpc.StatusCode.OK, "", self._answer(data, call))
+            self._send(call, grpc.StatusCode.OK, "", self._answers[path](data, call))
         except RequestError as error:
             self._send(call, error.code, error.message, None)
         except Exception:
             self._send(call, grpc.StatusCode.INTERNAL, "internal error", None)
             raise
         finally:
+            if call._afterwards is not None:
+                call._afterwards()
             with self._lock:
                 gave_way = call._gave_way
                 if not gave_way:
@@ -249,11 +279,13 @@ class FastLane:
     def _send(self, call: LaneCall, code: grpc.StatusCode, details: str, answer: bytes | None) -> None:
         operations = [
             self._grpc.SendInitialMetadataOperation(_NO_METADATA, _NO_FLAGS),
-            self._grpc.SendStatusFromServerOperation(_NO_METADATA, code.value[0], details.encode(), _NO_FLAGS),
+            self._grpc.SendStatusFromServerOperation(
+                call._trailing_metadata, code.value[0], details.encode(), _NO_FLAGS
+            ),
         ]
         if answer is not None:
             operations.append(self._grpc.SendMessageOperation(answer, _NO_FLAGS))
-        call._call.start_server_batch(operations, _sent)
+        call._event.call.start_server_batch(operations, _sent)
 
     def _ended(self, call: LaneCall) -> None:
         with self._lock:
@@ -265,10 +297,10 @@ def _sent(event: Any) -> None:
     """Nothing is left to do."""
 
 
-def open_lane(server: grpc.Server, path: str, answer: Answer, limit: int) -> FastLane | None:
-    """A lane on ``server``, or None where this grpcio is another inside; then the method takes the usual way."""
+def open_lane(server: grpc.Server, answers: Mapping[str, Answer], limit: int) -> FastLane | None:
+    """A lane on ``server``, or None where this grpcio is another inside; then the methods take the usual way."""
     try:
-        return FastLane(server, path, answer, limit)
+        return FastLane(server, answers, limit)
     except (ImportError, AttributeError) as error:
         _log.warning("no fast lane in this grpcio", extra={"grpcio": grpc.__version__, "reason": str(error)})
         return None

@@ -43,7 +43,7 @@ class _Call:
     def __init__(self, executor: Executor[Work, Run], context: Any) -> None:
         self._executor = executor
         # A call on the fast lane lets others pass before it takes time, see `fast_lane`.
-        self._give_way: Callable[[], None] = getattr(context, "give_way", _nothing)
+        self._lane = {name: getattr(context, name) for name in ("give_way", "when_answered") if hasattr(context, name)}
         self._lock = threading.Lock()
         self._ticket: Ticket[Work, Run] | None = None
         self._ended = False
@@ -56,7 +56,7 @@ class _Call:
         if ended:
             self._executor.cancel(ticket)
         try:
-            return self._executor.perform(ticket, self._give_way)
+            return self._executor.perform(ticket, **self._lane)
         finally:
             self._ticket = None
 
@@ -269,10 +269,6 @@ def _note_failure(model: ServedModel, request_id: str, error: RequestError, star
     model.statistics.failed(error.code.name, time.perf_counter_ns() - started)
     reason = {"status": error.code.name, "reason": error.message}
     _log.debug("refused", extra={"request_id": request_id, "model": model.name, **reason})
-
-
-def _nothing() -> None:
-    """grpcio's own threads wait for nobody."""
 
 
 def _check_repository(name: str) -> None:

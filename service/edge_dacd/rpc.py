@@ -36,9 +36,13 @@ def handler(service_name: str, servicer: object) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(service_name, handlers)
 
 
-def answering(service_name: str, servicer: object, name: str) -> Callable[[bytes, Any], bytes]:
-    """The unary method ``name`` of the service, from bytes to bytes. It raises nothing but RequestError."""
-    return _answering(*_parts(servicer, wire.service(service_name).methods[name]))
+def unary_answers(service_name: str, servicer: object) -> dict[str, Answer]:
+    """The unary methods of the service by path, from bytes to bytes. They raise nothing but RequestError."""
+    return {
+        f"/{service_name}/{method.name}": _answering(*_parts(servicer, method))
+        for method in wire.service(service_name).methods.values()
+        if not (method.client_streaming or method.server_streaming)
+    }
 
 
 def explain(error: Exception) -> RequestError:
@@ -54,6 +58,7 @@ def explain(error: Exception) -> RequestError:
     return RequestError(grpc.StatusCode.INTERNAL, f"internal error; the log of the daemon knows it as {reference}")
 
 
+Answer: TypeAlias = Callable[[bytes, Any], bytes]
 _Parse: TypeAlias = Callable[[bytes], Any]
 _Serialize: TypeAlias = Callable[[Any], bytes]
 

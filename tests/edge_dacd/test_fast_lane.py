@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -31,7 +32,7 @@ class Lane:
         self.gone = threading.Event()
         self.remaining_s = 0.0
         self.server = grpc.server(ThreadPoolExecutor(2), handlers=(Usual(),))
-        self.lane = FastLane(self.server, LANE, self._answer, LIMIT)
+        self.lane = FastLane(self.server, {LANE: self._answer}, LIMIT)
         address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.server.start()
         self.lane.start()
@@ -129,7 +130,7 @@ def test_quick_calls_stay_on_one_thread(lane: Lane) -> None:
 
 
 def test_no_callback_after_the_end(lane: Lane) -> None:
-    call = LaneCall(lane.lane, None, 0.0)
+    call = LaneCall(lane.lane, SimpleNamespace(call_details=SimpleNamespace(deadline=0.0)))
     call.end()
     assert not call.add_callback(lambda: None)
     assert call.time_remaining() == 0
@@ -160,5 +161,5 @@ def test_no_lane_in_a_grpcio_that_is_another_inside(caplog: pytest.LogCaptureFix
     def answer(data: bytes, call: LaneCall) -> bytes:
         raise RequestError(grpc.StatusCode.INTERNAL, "")
 
-    assert open_lane(object(), LANE, answer, LIMIT) is None
+    assert open_lane(object(), {LANE: answer}, LIMIT) is None
     assert caplog.messages == ["no fast lane in this grpcio"]

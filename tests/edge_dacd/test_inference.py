@@ -18,7 +18,7 @@ from edge_dacd.executor import Executor
 from edge_dacd.framing import ModelInferRequest
 from edge_dacd.inference import SERVICE, InferenceServicer
 from edge_dacd.models import ModelRepository, ModelSource
-from edge_dacd.rpc import answering, handler
+from edge_dacd.rpc import handler, unary_answers
 from edge_dacd.running import Run, Work, compute
 from edge_dacd.server import Server
 from edge_dacd.shared_memory import SharedMemory
@@ -44,8 +44,8 @@ def ask(request: Any, executor: Executor[Work, Run], tmp_path: Path) -> Iterator
     repository = ModelRepository(lambda: {"m": ModelSource("m", path, queue_size=0)}, 1)
     repository.load("m")
     servicer = InferenceServicer(repository, executor, SharedMemory(), Authorizer(None), is_ready=lambda: True)
-    fast = {INFER: answering(SERVICE, servicer, "ModelInfer")} if request.param == "fast lane" else {}
-    server = Server(ServerConfig(listen=("127.0.0.1:0",)), {SERVICE: handler(SERVICE, servicer)}, 1 << 20, fast)
+    fast = unary_answers(SERVICE, servicer) if request.param == "fast lane" else {}
+    server = Server(ServerConfig(listen=("127.0.0.1:0",)), {SERVICE: handler(SERVICE, servicer)}, 1 << 20, fast, {})
     server.start()
     with grpc.insecure_channel(server.addresses[0]) as channel:
         yield channel.unary_unary(INFER)

@@ -251,12 +251,12 @@ def header(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-def begun_call(stream: int) -> bytes:
-    """Headers of a call of ModelInfer."""
+def begun_call(stream: int, path: str = INFER) -> bytes:
+    """Headers of a call."""
     fields = (
         (b":method", b"POST"),
         (b":scheme", b"http"),
-        (b":path", INFER.encode()),
+        (b":path", path.encode()),
         (b":authority", b"x"),
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
@@ -313,6 +313,27 @@ def test_calls_that_send_slowly_take_no_place_of_others(daemon: Any, stub: Any) 
         connection.sendall(frame(0, 1, streams[-1], data[10:]))
         while b"slow sender" not in received:
             received += connection.recv(65536)
+
+
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+@pytest.mark.parametrize("path", ["/inference.GRPCInferenceService/ServerLive", HEALTH])
+def test_calls_that_never_send_take_no_place_of_others(
+    daemon: Any, channel: grpc.Channel, stub: Any, path: str
+) -> None:
+    with connect(daemon) as connection:
+        connection.sendall(PREFACE + frame(4, 0, 0))
+        streams = range(1, 2 * 80, 2)
+        for stream in streams:
+            connection.sendall(begun_call(stream, path) + frame(0, 0, stream, b"\0\0\0"))
+        received = b""
+        while received.count(b"expected at most 64 calls at once") < len(streams) - 64:
+            received += connection.recv(65536)
+        for _ in range(20):
+            assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=20).live
+            assert channel.unary_unary(HEALTH)(b"", timeout=20) == b"\x08\x01"
+        assert stub.ModelInfer(simple(), timeout=20).model_name == "simple"
 
 
 def test_many_idle_connections(daemon: Any, stub: Any, wait: Any) -> None:
