@@ -93,9 +93,11 @@ class CompilerProcess:
     def _lines(self) -> Iterator[bytes]:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
+        readable = select.poll()  # unlike `select` it takes descriptors above 1023
+        readable.register(descriptor, select.POLLIN)
         pending = b""
         while True:
-            if not select.select([descriptor], [], [], SILENCE_LIMIT_S)[0]:
+            if not readable.poll(1000 * SILENCE_LIMIT_S):
                 raise CompilerError("CompilerHung", f"the compiler said nothing for {SILENCE_LIMIT_S:.0f} s")
             data = os.read(descriptor, _READ_BYTES)
             if not data:

@@ -29,6 +29,8 @@ from edge_dacd.status import RequestError
 _log = logging.getLogger(__name__)
 _CALLS_AHEAD = 4
 """Calls that gRPC may hand over before it is asked for the next."""
+_UNREAD_S = 1.0
+"""A client that has not taken its answer for so long makes room for others."""
 _SURPRISE_S = 0.01
 """How often the guard looks whether one call still keeps all others from being answered."""
 _NO_FLAGS = 0
@@ -101,8 +103,8 @@ class FastLane:
 
     Args:
         answers: by path, of each method.
-        limit: calls at once; more are refused with RESOURCE_EXHAUSTED: those first whose message does not come, so that a
-            client that sends slowly takes nobody's place.
+        limit: calls at once; more are refused with RESOURCE_EXHAUSTED: those first whose message does not come, and those
+            are given up whose answer is not taken, so that a client that sends or reads slowly takes nobody's place.
 
     Raises:
         ImportError, AttributeError: this grpcio is another inside.
@@ -130,6 +132,8 @@ class FastLane:
         self._calls = 0
         self._begun: dict[LaneCall, None] = {}
         """Calls whose message has not come yet, the oldest first."""
+        self._unread: dict[LaneCall, float] = {}
+        """Calls whose client has not taken the answer yet, and since when; the oldest first."""
         self._answered = 0
         self._closed = False
         self._is_guarded = threading.Event()
@@ -228,10 +232,7 @@ class FastLane:
         call = LaneCall(self, event)
         with self._lock:
             self._calls += 1
-            refused = None
-            if self._calls > self._limit:
-                refused = next(iter(self._begun), call)
-                self._begun.pop(refused, None)
+            refused = self._make_room(call) if self._calls > self._limit else None
             if refused is not call:
                 self._begun[call] = None
         event.call.start_server_batch(
@@ -245,6 +246,20 @@ class FastLane:
         event.call.start_server_batch(
             (self._grpc.ReceiveMessageOperation(_NO_FLAGS),), lambda received: self._received(path, call, received)
         )
+
+    def _make_room(self, call: LaneCall) -> LaneCall | None:
+        """Who is refused in favour of others, ``call`` if nobody else can be; None where one was given up for it."""
+        if self._begun:
+            oldest = next(iter(self._begun))
+            del self._begun[oldest]
+            return oldest
+        for unread, since in self._unread.items():
+            if time.monotonic() - since < _UNREAD_S:
+                break
+            del self._unread[unread]
+            unread._event.call.cancel(self._grpc.StatusCode.cancelled, "the answer was not taken")
+            return None
+        return call
 
     def _received(self, path: str, call: LaneCall, event: Any) -> None:
         with self._lock:
@@ -285,11 +300,16 @@ class FastLane:
         ]
         if answer is not None:
             operations.append(self._grpc.SendMessageOperation(answer, _NO_FLAGS))
+        with self._lock:
+            if not call._ended:
+                self._unread[call] = time.monotonic()
         call._event.call.start_server_batch(operations, _sent)
 
     def _ended(self, call: LaneCall) -> None:
         with self._lock:
             self._calls -= 1
+            call._ended = True
+            self._unread.pop(call, None)
         call.end()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,11 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         logs.configure(config.server.log_level, config.server.log_format)
         memory.keep_buffers()
+        _allow_descriptors()
         required = [path.stem for path in options.models] or (list(sources) if len(sources) == 1 else [])
         return Daemon(config, read, find, required, _state(config)).run()
     except EdgeDacError as error:
         print(f"edge-dacd: {error}", file=sys.stderr)  # noqa: T201 - the one line of a command that failed
         return error.exit_code
+
+
+def _allow_descriptors() -> None:
+    """As many as the system grants: each connection takes one, and 1024 are soon used up by clients that do nothing."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _parser() -> argparse.ArgumentParser:

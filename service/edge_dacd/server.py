@@ -29,6 +29,8 @@ from edge_dacd.tls import server_credentials
 _SMALLEST_MESSAGE_BYTES = 64 << 20
 _ELSEWHERE_BYTES = 1 << 20
 _FREE_EXTENT_MESSAGE_BYTES = 64 << 20
+_IDLE_CONNECTION_MS = 300_000
+_HANDSHAKE_MS = 20_000
 
 
 class AddressError(EdgeDacError):
@@ -215,6 +217,9 @@ def _options(config: ServerConfig, message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", int(config.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", 20_000),
+        # Connections cost descriptors and memory. A client that comes back connects anew without noticing.
+        ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_MS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # Clients of edge devices probe their connections often; that is no abuse.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

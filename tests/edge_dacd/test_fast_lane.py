@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from http2 import CLOSED_WINDOW, PREFACE, begun_call, frame
 
 from edge_dacd.fast_lane import FastLane, LaneCall, open_lane
 from edge_dacd.status import RequestError, invalid
@@ -33,10 +35,10 @@ class Lane:
         self.remaining_s = 0.0
         self.server = grpc.server(ThreadPoolExecutor(2), handlers=(Usual(),))
         self.lane = FastLane(self.server, {LANE: self._answer}, LIMIT)
-        address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
         self.lane.start()
-        self.channel = grpc.insecure_channel(address)
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.ask = self.channel.unary_unary(LANE)
 
     def _answer(self, data: bytes, call: LaneCall) -> bytes:
@@ -45,6 +47,8 @@ class Lane:
                 raise invalid("wrong: größer als 1 %")
             case b"broken":
                 raise ZeroDivisionError
+            case b"tell":
+                self.arrived.release()
             case b"wait" | b"wait unannounced":
                 self.remaining_s = call.time_remaining()
                 call.add_callback(self.gone.set)
@@ -113,6 +117,18 @@ def test_one_that_takes_time_and_has_not_said_so_keeps_nobody_waiting(lane: Lane
         lane.go.set()
         assert call.result() == b"decnuonnanu tiaw"
         lane.go.clear()
+
+
+def test_clients_that_do_not_take_their_answers_make_room(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_connection(("127.0.0.1", lane.port), timeout=20) as connection:
+        connection.sendall(PREFACE + CLOSED_WINDOW)
+        for stream in range(1, 2 * LIMIT, 2):
+            connection.sendall(begun_call(stream, LANE) + frame(0, 1, stream, b"\0\0\0\0\4tell"))
+            assert lane.arrived.acquire(timeout=20)
+        monkeypatch.setattr("edge_dacd.fast_lane._UNREAD_S", 60.0)
+        assert lane.ask.future(b"abc", timeout=20).code() is RESOURCE_EXHAUSTED
+        monkeypatch.setattr("edge_dacd.fast_lane._UNREAD_S", 0.0)
+        assert [lane.ask(b"abc", timeout=20) for _ in range(2 * LIMIT)] == [b"cba"] * 2 * LIMIT
 
 
 def test_quick_calls_stay_on_one_thread(lane: Lane) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import signal
 import socket
 import struct
@@ -17,6 +18,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from http2 import PREFACE, begun_call, frame
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 from tritonclient.utils import shared_memory as shm
@@ -239,31 +241,6 @@ def test_a_client_is_killed_while_its_request_runs(daemon: Any, client: Any, wai
     assert client.infer("slow", [quick], client_timeout=20).as_numpy("total") == 256
 
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def header(name: bytes, value: bytes) -> bytes:
-    """A header field of HPACK, literal and not indexed."""
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-def begun_call(stream: int, path: str = INFER) -> bytes:
-    """Headers of a call."""
-    fields = (
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", path.encode()),
-        (b":authority", b"x"),
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-    )
-    return frame(1, 4, stream, b"".join(header(*field) for field in fields))
-
-
 def connect(daemon: Any) -> socket.socket:
     host, _, port = daemon.address.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=20)
@@ -278,10 +255,10 @@ def connect(daemon: Any) -> socket.socket:
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
         os.urandom(3000),
-        PREFACE + frame(4, 0, 0) + begun_call(1),
-        PREFACE + frame(4, 0, 0) + begun_call(1) + frame(0, 0, 1, b"\0\0\0\x10\0half of it"),
-        PREFACE + frame(4, 0, 0) + begun_call(1) + frame(0, 1, 1, b"\0\0\0\x10\0half of it"),
-        PREFACE + frame(4, 0, 0) + begun_call(1) + frame(0, 1, 1, b"\0\xff\xff\xff\xffhuge"),
+        PREFACE + frame(4, 0, 0) + begun_call(1, INFER),
+        PREFACE + frame(4, 0, 0) + begun_call(1, INFER) + frame(0, 0, 1, b"\0\0\0\x10\0half of it"),
+        PREFACE + frame(4, 0, 0) + begun_call(1, INFER) + frame(0, 1, 1, b"\0\0\0\x10\0half of it"),
+        PREFACE + frame(4, 0, 0) + begun_call(1, INFER) + frame(0, 1, 1, b"\0\xff\xff\xff\xffhuge"),
     ],
     ids=["nothing", "half a preface", "preface", "HTTP/1", "TLS", "noise", "headers", "half", "half and end", "huge"],
 )
@@ -304,7 +281,7 @@ def test_calls_that_send_slowly_take_no_place_of_others(daemon: Any, stub: Any) 
         data = b"\0" + struct.pack(">I", len(message)) + message
         streams = range(1, 2 * 80, 2)
         for stream in streams:
-            connection.sendall(begun_call(stream) + frame(0, 0, stream, data[:10]))
+            connection.sendall(begun_call(stream, INFER) + frame(0, 0, stream, data[:10]))
         received = b""
         while received.count(b"expected at most 64 calls at once") < len(streams) - 64:
             received += connection.recv(65536)
@@ -338,6 +315,8 @@ def test_calls_that_never_send_take_no_place_of_others(
 
 def test_many_idle_connections(daemon: Any, stub: Any, wait: Any) -> None:
     assert stub.ModelInfer(simple(), timeout=20).model_name == "simple"
+    allowed, most = daemon.stats.rlimit(resource.RLIMIT_NOFILE)
+    assert allowed == most
     descriptors, threads = daemon.stats.num_fds(), daemon.stats.num_threads()
     idle = [connect(daemon) for _ in range(200)]
     for connection in idle:
