@@ -208,6 +208,8 @@ class Connection:
                 _number(best.get("edge-dac-best-latency-ms")),
                 _number(best.get("edge-dac-best-error")),
             )
+        if self.credentials is None and details.endswith("Socket closed"):
+            details += "; does the daemon speak TLS?"
         return ControlError(code, f"{self.address}: {code}: {details}")
 
 

@@ -77,12 +77,16 @@ def targets_of(arguments: argparse.Namespace) -> list[str]:
     """The addresses.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or one has no port: gRPC would try that of HTTPS.
     """
     targets = [target.strip() for target in arguments.target.split(",") if target.strip()]
-    if not targets:
+    if not (targets and all(map(_is_address, targets))):
         raise UsageError(f"--target: expected host:port or unix:/path, got {arguments.target!r}")
     return list(dict.fromkeys(targets))
+
+
+def _is_address(target: str) -> bool:
+    return target.startswith("unix:") or target.rpartition(":")[2].isdecimal()
 
 
 def connect(arguments: argparse.Namespace, target: str) -> ControlClient:

@@ -43,7 +43,10 @@ class Authorizer:
         if token is not None:
             given = dict(context.invocation_metadata()).get("authorization", "")
             if not hmac.compare_digest(str(given).encode(), f"Bearer {token}".encode()):
-                message = "control: expected the operator's token in the metadata `authorization: Bearer TOKEN`"
+                got = "another" if given else "none"
+                message = (
+                    f"control: expected the operator's token in the metadata `authorization: Bearer TOKEN`, got {got}"
+                )
                 raise RequestError(grpc.StatusCode.UNAUTHENTICATED, message)
         elif changes and not peer.startswith(_LOOPBACK):
             message = "control: changes from another device need a token, and none is configured on this one"

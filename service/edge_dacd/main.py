@@ -6,18 +6,21 @@ import argparse
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from edge_dac.cli.arguments import parse_values
-from edge_dac.errors import EdgeDacError, UsageError
+from edge_dac.errors import EdgeDacError, ModelNotFoundError, UsageError
 from edge_dac.planning.budget import Budget
 from edge_dacd import logs, memory
-from edge_dacd.config import CompressionConfig, Config, check, load_config
+from edge_dacd.authorization import read_token
+from edge_dacd.config import CompressionConfig, Config, ConfigError, check, load_config
 from edge_dacd.daemon import Daemon
+from edge_dacd.models import ModelSource
 from edge_dacd.sources import find_sources
+from edge_dacd.tls import server_credentials
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,9 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             values=_values(options),
         )
         sources = find(config)
+        _check_repository(config, base)
         if options.check:
-            print(f"{len(sources)} models: {', '.join(sorted(sources))}")  # noqa: T201 - the answer of the command
+            _check_files(config, sources)
+            print(f"models: {', '.join(sorted(sources)) or 'none'}")  # noqa: T201 - the answer of the command
             return 0
+        # What a client does wrong in TLS is no news; errors are still told.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         logs.configure(config.server.log_level, config.server.log_format)
         memory.keep_buffers()
         _allow_descriptors()
@@ -47,6 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeDacError as error:
         print(f"edge-dacd: {error}", file=sys.stderr)  # noqa: T201 - the one line of a command that failed
         return error.exit_code
+
+
+def _check_repository(config: Config, base: Path) -> None:
+    folder = config.repository.path
+    if folder and not (base / folder).is_dir():
+        raise ConfigError(f"repository.path: expected a folder, found none at {base / folder}")
+
+
+def _check_files(config: Config, sources: Mapping[str, ModelSource]) -> None:
+    """What a start would fail at, or go on without, for want of a file."""
+    server_credentials(config.server)
+    if config.control.token_file:
+        read_token(Path(config.control.token_file))
+    for name, source in sources.items():
+        if not source.path.is_file():
+            raise ModelNotFoundError(f"model {name!r}: expected an ONNX file, found none at {source.path}")
 
 
 def _allow_descriptors() -> None:

@@ -21,6 +21,7 @@ from edge_dac.control_values import Event
         (["ranks", "--layer", "conv1=dac:1,2,3"], "expected one or two ranks above 0"),
         (["ranks", "--layer", "conv1=dac:0"], "expected one or two ranks above 0"),
         (["status", "--target", ","], "--target: expected host:port"),
+        (["status", "--target", "camera-7"], "--target: expected host:port or unix:/path, got 'camera-7'"),
         (["status", "--tls-cert", "x", "--tls-key", "y"], "expected --tls-ca beside them"),
         (["status", "--tls-ca", "/no/such/file"], "expected a PEM file for TLS"),
         (["status", "--token-file", "/no/such/file"], "cannot be read"),

@@ -22,6 +22,8 @@ import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from edge_dacd.main import main
+
 TOO_LARGE = (
     "requests for this model are larger than server.max_message_bytes lets in: restart, with 0 or a larger value"
 )
@@ -127,15 +129,27 @@ def test_no_more_threads_than_cores(start_daemon: Any, simple: Path) -> None:
     assert daemon.stats.num_threads() < 60 + cores
 
 
-def test_check_config(tmp_path: Path, configuration: Path) -> None:
-    command = [sys.executable, "-m", "edge_dacd", "--check", "--config"]
-    good = subprocess.run([*command, configuration], capture_output=True, text=True, check=True)
-    assert "simple" in good.stdout
+def test_check_config(tmp_path: Path, configuration: Path, capsys: Any) -> None:
+    def look(path: Path) -> int:
+        return main(["--check", "--config", str(path)])
+
+    assert look(configuration) == 0
+    assert "simple" in capsys.readouterr().out
     wrong = tmp_path / "wrong.toml"
-    wrong.write_text('[models.a]\npath = "a.onnx"\nqueue_size = "many"\n')
-    bad = subprocess.run([*command, wrong], capture_output=True, text=True, check=False)
-    assert bad.returncode == 2
-    assert bad.stderr == f"edge-dacd: {wrong}: models.a.queue_size: expected int, got 'many'\n"
+    for text, code, message in (
+        (
+            '[models.a]\npath = "a.onnx"\nqueue_size = "many"\n',
+            2,
+            f"{wrong}: models.a.queue_size: expected int, got 'many'",
+        ),
+        ('[models.a]\npath = "a.onnx"\n', 3, f"model 'a': expected an ONNX file, found none at {tmp_path / 'a.onnx'}"),
+        ('[repository]\npath = "a"\n', 2, f"repository.path: expected a folder, found none at {tmp_path / 'a'}"),
+        ('[control]\ntoken_file = "/no/token"\n', 2, "/no/token: expected a file with the control token: No such file"),
+        ('[server]\ntls_certificate = "/no/c"\ntls_key = "/no/k"\n', 2, "server.tls_key: /no/c, /no/k: No such file"),
+    ):
+        wrong.write_text(text)
+        assert look(wrong) == code
+        assert message in capsys.readouterr().err
 
 
 def test_sigterm_under_load(start_daemon: Any, simple: Path) -> None:
