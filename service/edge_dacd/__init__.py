@@ -32,8 +32,13 @@ Where the parts meet
     (or an error of ``edge_dac.errors``) to answer with an error. Messages come from ``edge_dac.wire.message(...)``.
 
 ``fast_lane.FastLane``
-    The calls of ``ModelInfer`` without grpcio's hand-overs from thread to thread; ``server.Server`` opens it.
+    The calls of unary methods without grpcio's hand-overs from thread to thread; ``server.Server`` opens it.
 
 ``main``
     Reads the configuration and wires everything; see ``daemon.Daemon`` for the order of start and end.
 """
+
+import os
+
+# gRPC reads it when it is imported. What a client does wrong in TLS is no news for the log; errors are still told.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

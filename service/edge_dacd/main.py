@@ -44,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_files(config, sources)
             print(f"models: {', '.join(sorted(sources)) or 'none'}")  # noqa: T201 - the answer of the command
             return 0
-        # What a client does wrong in TLS is no news; errors are still told.
-        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         logs.configure(config.server.log_level, config.server.log_format)
         memory.keep_buffers()
         _allow_descriptors()

@@ -25,6 +25,7 @@ from tritonclient.utils import shared_memory as shm
 
 RAW = np.arange(16, dtype=np.int32).tobytes()
 INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
 FOREVER = 10_000_000
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -203,6 +204,34 @@ def test_a_stream_is_cancelled_in_the_middle(daemon: Any, client: Any) -> None:
     # The slot is free, and what the stream still held is not computed.
     forever.set_data_from_numpy(np.array([1], np.int64))
     assert client.infer("slow", [forever], client_timeout=20).as_numpy("total") == 256
+
+
+def test_a_stream_whose_answers_are_not_read_holds_up_nobody_else(daemon: Any, stub: Any) -> None:
+    request = service_pb2.ModelInferRequest(model_name="floats", raw_input_contents=[bytes(1 << 20)])
+    request.inputs.add(name="INPUT0", datatype="FP32", shape=[1, 1 << 18])
+    before = daemon.stats.memory_info().rss
+    sent = []
+    stream = stub.ModelStreamInfer((sent.append(1) or request for _ in range(200)), timeout=60)
+    assert len(next(stream).infer_response.raw_output_contents[0]) == 1 << 20
+    for _ in range(50):
+        assert stub.ModelInfer(simple(), timeout=20).model_name == "simple"
+    assert len(sent) < 100
+    assert daemon.stats.memory_info().rss < before + (64 << 20)
+    stream.cancel()
+
+
+def test_a_model_is_unloaded_while_requests_wait_for_it(stub: Any, client: Any) -> None:
+    asked = [stub.ModelInfer.future(slow(iterations), timeout=20) for iterations in (500, 1, 1)]
+    # Requests of a connection enter in their order: when this one is answered, those are in.
+    assert refused(lambda: stub.ModelInfer(service_pb2.ModelInferRequest(), timeout=20))[0] is NOT_FOUND
+    client.unload_model("slow")
+    try:
+        code, details = refused(lambda: stub.ModelInfer(slow(1), timeout=20))
+        assert (code, details) == (UNAVAILABLE, "model 'slow': is not loaded")
+        assert [call.result().model_name for call in asked] == ["slow"] * 3
+    finally:
+        client.load_model("slow")
+    assert stub.ModelInfer(slow(1), timeout=20).model_name == "slow"
 
 
 def test_streams_that_ask_nothing_or_stop_asking(stub: Any) -> None:
