@@ -14,9 +14,10 @@ from edge_dac.graph.loading import self_contained
 from edge_dac.planning.budget import Budget
 from edge_dac.planning.candidates import ORIGINAL
 from edge_dac.planning.plan import LayerChoice, Plan, Refused
-from edge_dac.planning.planner import DEFAULT_SCHEMES, Planner, PlannerSettings
+from edge_dac.planning.planner import Planner
 from edge_dac.planning.proposal import Proposal
 from edge_dac.planning.search import EXACT_ERROR, LADDER_POINTS, USELESS_ERROR, Outcome, climb, search
+from edge_dac.planning.settings import DEFAULT_SCHEMES, PlannerSettings
 from edge_dac.planning.subject import InputRange, Subject, load_subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 

@@ -50,6 +50,8 @@ def compute_in_integers(scope: Scope, maps: Iterable[onnx.NodeProto], names: set
         if rounding.useless <= useless:
             break
         useless |= rounding.useless
+    for node, name, grid in rounding.borrowed:
+        _borrow(scope, node, name, grid, names)
     return {_round(scope, node, grid, names) for node, grid in rounding.found}
 
 
@@ -91,6 +93,7 @@ class _Rounding:
         direct: by which layers read a tensor.
         joined: by which layers read what a tensor is joined to.
         found: nodes to round, and their results' grids.
+        borrowed: of those nodes, inputs that are real, but rounded for a layer that reads them too.
         useless: joins that cannot be rounded.
     """
 
@@ -99,6 +102,7 @@ class _Rounding:
     direct: dict[str, Grid]
     joined: dict[str, Grid]
     found: list[tuple[onnx.NodeProto, Grid]] = field(default_factory=list)
+    borrowed: list[tuple[onnx.NodeProto, str, Grid]] = field(default_factory=list)
     useless: set[str] = field(default_factory=set)
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -117,7 +121,9 @@ class _Rounding:
                 self.found.append((sigmoid, _SIGMOID_GRID))
                 self._add(node, grid or _grid_of_swish(self.grids[sigmoid.input[0]]))
         elif operator in ("Add", "Concat") and grid is not None:
-            if all(name in self.grids for name in node.input):
+            real = [name for name in node.input if name not in self.grids]
+            if all(name in self.direct for name in real) and len(real) < len(node.input):
+                self.borrowed.extend((node, name, self.direct[name]) for name in real)
                 self._add(node, grid)
             elif operator == "Concat":
                 self.useless.add(result)
@@ -152,16 +158,29 @@ def _grid_of_swish(grid: Grid) -> Grid:
 def _round(scope: Scope, node: onnx.NodeProto, grid: Grid, names: set[str]) -> str:
     """A pair of quantizers behind the node; returns the 8-bit tensor between them."""
     result = node.output[0]
-    real, rounded, scale, zero = (unique_name(f"{result}/{end}", names) for end in ("real", "rounded", "scale", "zero"))
-    scope.add_initializer(numpy_helper.from_array(np.array(grid[0], np.float32), scale))
-    scope.add_initializer(numpy_helper.from_array(np.array(grid[1], np.uint8), zero))
+    real = unique_name(f"{result}/real", names)
     place = next(index for index, other in enumerate(scope.graph.node) if result in other.output)
     node.output[0] = real
-    pair = [
-        helper.make_node("QuantizeLinear", [real, scale, zero], [rounded], name=rounded),
-        helper.make_node("DequantizeLinear", [rounded, scale, zero], [result], name=f"{rounded}/dequantize"),
-    ]
-    for offset, quantizer in enumerate(pair, start=1):
-        scope.graph.node.insert(place + offset, quantizer)
     forget_value(scope.graph, result)
+    return _insert_pair(scope, place + 1, real, result, grid, names)
+
+
+def _borrow(scope: Scope, node: onnx.NodeProto, name: str, grid: Grid, names: set[str]) -> None:
+    """Let the node read ``name`` rounded; the quantizer becomes one with that of the layer."""
+    rounded = unique_name(f"{name}/borrowed", names)
+    place = next(index for index, other in enumerate(scope.graph.node) if other.output[:1] == node.output[:1])
+    node.input[:] = [rounded if other == name else other for other in node.input]
+    _insert_pair(scope, place, name, rounded, grid, names)
+
+
+def _insert_pair(scope: Scope, place: int, source: str, target: str, grid: Grid, names: set[str]) -> str:
+    rounded, scale, zero = (unique_name(f"{target}/{end}", names) for end in ("rounded", "scale", "zero"))
+    scope.add_initializer(numpy_helper.from_array(np.array(grid[0], np.float32), scale))
+    scope.add_initializer(numpy_helper.from_array(np.array(grid[1], np.uint8), zero))
+    pair = [
+        helper.make_node("QuantizeLinear", [source, scale, zero], [rounded], name=rounded),
+        helper.make_node("DequantizeLinear", [rounded, scale, zero], [target], name=f"{rounded}/dequantize"),
+    ]
+    for offset, quantizer in enumerate(pair):
+        scope.graph.node.insert(place + offset, quantizer)
     return rounded

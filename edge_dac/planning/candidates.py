@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,6 +124,27 @@ def enumerate_candidates(
                 applicable = [lowering for lowering in applicable if lowering in lowerings]
             candidates.extend(Candidate(name, rank, lowering) for lowering in applicable)
     return list(dict.fromkeys(candidates))
+
+
+def promising(latency_ms: Mapping[Candidate, float], bar_ms: float, *, has_maps: bool) -> dict[Candidate, float]:
+    """Approximate candidates faster than what loses nothing, or nearly nothing; each in its fastest lowering only.
+
+    Args:
+        latency_ms: of the approximate candidates.
+        bar_ms: of what loses nothing.
+        has_maps: keep the whole kernel in integers in any case: it spares its neighbours conversions (``conversions.py``).
+    """
+    whole = min((latency for c, latency in latency_ms.items() if c.scheme == "int8"), default=bar_ms)
+    fastest: dict[object, Candidate] = {}
+    for candidate, latency in latency_ms.items():
+        is_whole = candidate.scheme == "int8"
+        limit_ms = min(bar_ms, whole) if candidate.computes_integers and not is_whole else bar_ms
+        if latency >= limit_ms and not (is_whole and has_maps):
+            continue
+        known = fastest.setdefault(candidate.function, candidate)
+        if latency < latency_ms[known]:
+            fastest[candidate.function] = candidate
+    return {candidate: latency_ms[candidate] for candidate in fastest.values()}
 
 
 def _is_filter_bank(layer: ConvLayer) -> bool:

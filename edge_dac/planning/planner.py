@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -16,51 +15,28 @@ from edge_dac.device.probes import compare
 from edge_dac.device.profile import DeviceProfile, profile_device
 from edge_dac.graph.loading import serialize_and_discard
 from edge_dac.planning.building import Verifier, build_model
-from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, scheme_rank
+from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, promising, scheme_rank
+from edge_dac.planning.conversions import Conversions, in_integers, neighbours
 from edge_dac.planning.correction import LatencyCorrection
 from edge_dac.planning.fidelity_table import FidelityTable, Judgement, samples_key
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
 from edge_dac.planning.plan import Plan
-from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
+from edge_dac.planning.probing import LatencyEstimator, Prober, activation_bytes, measure_original
 from edge_dac.planning.proposal import Proposal, plan_score
 from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
 from edge_dac.planning.sensitivity import measure_damage
+from edge_dac.planning.settings import PlannerSettings
 from edge_dac.planning.subject import Subject
 from edge_dac.progress import Progress, ProgressCallback, ignore_progress
 from edge_dac.schemes import SCHEMES
 from edge_dac.shared_constants import register
 
-DEFAULT_SCHEMES = ("int8", "dac", "spatial_vh", "spatial_hv", "channel", "tucker")
 WORTHWHILE_SHARE = 0.003
 """Layers below this share of the model's time are not approximated: nothing could be gained."""
 TOLERANCE = 0.02
 ORIGINAL_TIME_S = 2.0
 """Spent on the untouched model alone; every comparison adds rounds to it."""
 MAX_CORRECTIONS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class PlannerSettings:
-    """What does not depend on the budget.
-
-    Attributes:
-        threads: intra-op threads the model will run with; what is timed runs with them.
-        work_threads: threads of everything that is not timed.
-        schemes: names of the schemes to consider.
-        lowerings: names of the lowerings to consider, None for all.
-        latency_table, fidelity_table: files of the tables, None to keep them in memory.
-        probe_time_s, sensitivity_time_s, verify_time_s: time budgets of the phases.
-    """
-
-    threads: int = 1
-    work_threads: int = 1
-    schemes: Sequence[str] = DEFAULT_SCHEMES
-    lowerings: Sequence[str] | None = None
-    latency_table: Path | None = None
-    fidelity_table: Path | None = None
-    probe_time_s: float = 45.0
-    sensitivity_time_s: float = 20.0
-    verify_time_s: float = 6.0
 
 
 @dataclass(eq=False)
@@ -145,6 +121,13 @@ class Planner:
         least = WORTHWHILE_SHARE * self.reference_ms
         return [layer for layer in self.subject.inventory.layers if spent.get(layer.name, 0.0) >= least]
 
+    @cached_property
+    def bystanders(self) -> list[ConvLayer]:
+        """Smaller convolutions, which gain nothing by themselves but where they spare neighbours conversions."""
+        noticed = {layer.name for layer in self.worthwhile}
+        layers = [layer for layer in self.layers.values() if layer.axes and layer.name not in noticed]
+        return [layer for layer in layers if self._enumerate(layer, integers_only=True)]
+
     @contextmanager
     def holding(self, chosen: Mapping[str, Option]) -> Iterator[None]:
         """Leave these layers no other option meanwhile."""
@@ -157,8 +140,8 @@ class Planner:
     @property
     def considered(self) -> list[ConvLayer]:
         """Layers that plans choose for."""
-        worthwhile = {layer.name for layer in self.worthwhile}
-        return [layer for name, layer in self.layers.items() if name in worthwhile or name in self._held]
+        chosen = {layer.name for layer in (*self.worthwhile, *self.bystanders)} | self._held.keys()
+        return [layer for name, layer in self.layers.items() if name in chosen]
 
     @property
     def exact_options(self) -> dict[str, list[Option]]:
@@ -186,6 +169,7 @@ class Planner:
             self.settings.threads,
             self.estimator.table,
             self.estimator.original,
+            self._conversion_key,
         )
         prober.fill(candidates, time_budget_s=self.settings.probe_time_s, progress=self.progress)
         for name, entries in candidates.items():
@@ -195,9 +179,10 @@ class Planner:
     def _exact_options(self) -> dict[str, list[Option]]:
         candidates = {layer.name: self._enumerate(layer, exact_only=True) for layer in self.worthwhile}
         self.probe(candidates)
+        candidates |= {layer.name: [ORIGINAL] for layer in self.bystanders}
         return {
-            layer.name: thinned([o for c in candidates[layer.name] if (o := self._exact_option(layer, c)) is not None])
-            for layer in self.worthwhile
+            name: thinned([o for c in entries if (o := self._exact_option(self.layers[name], c)) is not None])
+            for name, entries in candidates.items()
         }
 
     @cached_property
@@ -205,19 +190,21 @@ class Planner:
         exact = self._exact_options
         if not self.verifier.can_judge:
             return exact
-        candidates = {layer.name: self._enumerate(layer, exact_only=False) for layer in self.worthwhile}
+        candidates = {layer.name: self._enumerate(layer) for layer in self.worthwhile}
+        candidates |= {layer.name: self._enumerate(layer, integers_only=True) for layer in self.bystanders}
         self.probe(candidates)
-        wanted = {layer.name: self._promising(layer, candidates[layer.name]) for layer in self.worthwhile}
-        judged = self.judge(wanted)
+        wanted = {name: self._promising(self.layers[name], entries) for name, entries in candidates.items()}
+        options = {
+            name: [
+                make_option(self.layers[name], candidate, wanted[name][candidate], judgement.error, judgement.damage)
+                for candidate, judgement in judged.items()
+            ]
+            for name, judged in self.judge(wanted).items()
+        }
         return {
-            layer.name: thinned(
-                exact[layer.name]
-                + [
-                    make_option(layer, candidate, wanted[layer.name][candidate], judgement.error, judgement.damage)
-                    for candidate, judgement in judged[layer.name].items()
-                ]
-            )
-            for layer in self.worthwhile
+            name: thinned(exact[name] + [o for o in entries if not o.candidate.computes_integers])
+            + thinned([o for o in entries if o.candidate.computes_integers])
+            for name, entries in options.items()
         }
 
     def judge(self, wanted: Mapping[str, Mapping[Candidate, float]]) -> dict[str, dict[Candidate, Judgement]]:
@@ -243,29 +230,20 @@ class Planner:
             table.save()
         return {name: table.get(name, entries) or {} for name, entries in wanted.items()}
 
-    def _enumerate(self, layer: ConvLayer, *, exact_only: bool) -> list[Candidate]:
-        candidates = enumerate_candidates(layer, self.settings.schemes, self.settings.lowerings, exact_only=exact_only)
-        return [c for c in candidates if c.scheme != "int8" or c.rank == self.profile.int8_weight_bits]
+    def _enumerate(self, layer: ConvLayer, *, exact_only: bool = False, integers_only: bool = False) -> list[Candidate]:
+        schemes = [name for name in self.settings.schemes if name == "int8" or not integers_only]
+        candidates = enumerate_candidates(layer, schemes, self.settings.lowerings, exact_only=exact_only)
+        integers = [c for c in candidates if c.scheme == "int8" and c.rank == self.profile.int8_weight_bits]
+        return integers if integers_only else [c for c in candidates if c.scheme != "int8"] + integers
 
     def _exact_option(self, layer: ConvLayer, candidate: Candidate) -> Option | None:
         latency_ms = self.estimator.latency_ms(layer, candidate)
         return None if latency_ms is None else make_option(layer, candidate, latency_ms, 0.0, 0.0)
 
     def _promising(self, layer: ConvLayer, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
-        """Approximate candidates faster than what loses nothing, or nearly nothing; each in its fastest lowering only."""
         bar = min(option.latency_ms for option in self._exact_options[layer.name])
-        whole = [self.estimator.latency_ms(layer, c) for c in candidates if c.scheme == "int8"]
-        bar_of_integers = min((latency_ms for latency_ms in whole if latency_ms is not None), default=bar)
-        fastest: dict[object, tuple[float, Candidate]] = {}
-        for candidate in candidates:
-            latency_ms = None if candidate.is_exact else self.estimator.latency_ms(layer, candidate)
-            is_factored = candidate.computes_integers and candidate.scheme != "int8"
-            if latency_ms is None or latency_ms >= (min(bar, bar_of_integers) if is_factored else bar):
-                continue
-            key = candidate.function
-            if key not in fastest or latency_ms < fastest[key][0]:
-                fastest[key] = (latency_ms, candidate)
-        return {candidate: latency_ms for latency_ms, candidate in fastest.values()}
+        latencies = {c: self.estimator.latency_ms(layer, c) for c in candidates if not c.is_exact}
+        return promising({c: ms for c, ms in latencies.items() if ms is not None}, bar, has_maps=layer.axes > 0)
 
     def fit(
         self, wanted: Mapping[str, Mapping[Candidate, float]], *, keep_all: bool = False
@@ -299,7 +277,7 @@ class Planner:
         """Whole-model latency of a selection relative to the original, from its layers alone."""
         spent = self.estimator.original.layer_ms
         saved_ms = sum(spent[name] - option.latency_ms for name, option in choices.items())
-        return 1.0 - saved_ms / self.reference_ms
+        return 1.0 - (saved_ms - self.conversions.paid_ms(in_integers(choices))) / self.reference_ms
 
     def model(self, choices: Mapping[str, Option], plan: Plan) -> bytes:
         """The serialized model of a selection, with the plan in its metadata."""
@@ -347,20 +325,38 @@ class Planner:
 
         The latency limit is for the whole model, in the units of :attr:`reference_ms`, and gets the learned correction.
         """
-        names = list(options)
-        inner = limits
+        exponent, most = OBJECTIVES[objective], np.inf
         if limits.latency_ms is not None:
-            whole_ms = self._correction.predicted_for(limits.latency_ms / self.reference_ms) * self.reference_ms
-            others_ms = self.reference_ms - sum(self.estimator.original.layer_ms[name] for name in names)
-            inner = Limits(whole_ms - others_ms, limits.macs, limits.size_bytes)
-        chosen = cheapest_damage([options[name] for name in names], inner, OBJECTIVES[objective])
-        return None if chosen is None else {n: options[n][i] for n, i in zip(names, chosen, strict=True)}
+            most = self._correction.predicted_for(limits.latency_ms / self.reference_ms)
+        others_ms = self.reference_ms - sum(self.estimator.original.layer_ms[name] for name in options)
+
+        def choose(priced: list[list[Option]], twice_ms: float) -> list[int] | None:
+            latency_ms = None if limits.latency_ms is None else most * self.reference_ms - others_ms + twice_ms
+            return cheapest_damage(priced, replace(limits, latency_ms=latency_ms), exponent)
+
+        found = [c for c in self.conversions.settle(options, choose) if self._sum_of_layers(c) <= most * (1 + 1e-9)]
+        return min(found, key=lambda c: sum(o.damage**exponent for o in c.values()), default=None)
 
     def select_fastest(self, options: Mapping[str, Sequence[Option]], max_damage: float) -> dict[str, Option]:
         """Least latency with a total predicted damage of at most ``max_damage``."""
-        names = list(options)
-        chosen = fastest_within([options[name] for name in names], max_damage)
-        return {name: options[name][index] for name, index in zip(names, chosen, strict=True)}
+        found = self.conversions.settle(options, lambda priced, _: fastest_within(priced, max_damage))
+        return min(found, key=self._sum_of_layers)
+
+    @property
+    def conversions(self) -> Conversions:
+        """What layers in real numbers pay among layers in integers, as far as it was measured."""
+        per_byte_ms = (self.estimator.table.get(self._conversion_key) or 0.0) * self.reference_ms
+        price_ms = {layer.name: per_byte_ms * activation_bytes(layer) for layer in self.layers.values() if layer.axes}
+        return Conversions(price_ms, self._neighbours)
+
+    @cached_property
+    def _neighbours(self) -> dict[str, set[str]]:
+        return neighbours(self.subject.proto, self.subject.inventory)
+
+    @property
+    def _conversion_key(self) -> str:
+        subject = self.subject
+        return f"{original_key(subject.digest, subject.input_shapes, self.settings.threads)}|conversions"
 
     def least_damage(self, limits: Limits) -> dict[str, Option] | None:
         """The selection within limits of least :func:`plan_score` of those that the objectives find."""
@@ -380,9 +376,14 @@ class Planner:
             scores.append(plan_score(self.verifier.error(build_model(self.subject, plain)), selection))
         return selections[int(np.argmin(scores))]
 
+    def wholly_in_integers(self) -> dict[str, Option]:
+        """Every kernel as it is, in integers where it can be, else its fastest form without loss."""
+        whole = {n: [o for o in e if o.candidate.scheme == "int8"] for n, e in self.all_options.items()}
+        return {name: entries[0] if entries else self.fastest_exact()[name] for name, entries in whole.items()}
+
     def fastest_of_all(self) -> dict[str, Option]:
         """The fastest option of every layer, whatever its damage."""
-        return {name: min(entries, key=lambda o: o.latency_ms) for name, entries in self.all_options.items()}
+        return self.select_fastest(self.all_options, np.inf)
 
     def mac_fraction(self, choices: Mapping[str, Option]) -> float:
         """Share of the original's multiply-accumulates that a selection keeps."""

@@ -26,6 +26,7 @@ from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LoweredLayer, lowering_of
 from edge_dac.planning.attribution import Attribution
 from edge_dac.planning.candidates import ORIGINAL, Candidate, macs_of, timing_factorization
+from edge_dac.planning.conversions import neighbours, share_in_integers
 from edge_dac.progress import Progress, ProgressCallback
 
 LOSING_RATIO = 1.15
@@ -114,6 +115,8 @@ class Prober:
         threads: intra-op threads.
         table: where ratios go.
         original: times of the untouched model.
+        conversion_key: under which the table keeps what a byte costs that is converted between real and integer layers,
+            relative to the time of the untouched model.
     """
 
     def __init__(
@@ -125,13 +128,15 @@ class Prober:
         threads: int,
         table: LatencyTable,
         original: LayerLatency,
+        conversion_key: str,
     ) -> None:
+        self._conversion_key = conversion_key
         self._model, self._proto, self._inventory = model, proto, inventory
         self._feeds, self._threads, self._table = feeds, threads, table
         self._original = original
         self._layers = {layer.name: layer for layer in inventory.layers}
         self._reference_owner = Attribution(proto, self._layers)
-        largest = max((_activation_bytes(layer) for layer in inventory.layers), default=0)
+        largest = max((activation_bytes(layer) for layer in inventory.layers), default=0)
         self._batch = int(np.clip(PROBED_AT_ONCE_BYTES // (model.size_bytes + ACTIVATIONS_HELD * largest + 1), 1, 4))
 
     def fill(
@@ -153,11 +158,27 @@ class Prober:
         self._table.save()
 
     def _measure_whole_kernels(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
-        """Whole kernels in integers, all layers in one probe: what they take depends on their neighbours."""
+        """Whole kernels in integers, all layers in one probe: what they take depends on their neighbours.
+
+        Beside it one with every third layer in real numbers, which tells what these neighbours cost.
+        """
         everywhere = _whole_kernels(candidates)
-        known = [self._table.get(self._key(layer_signature(self._layers[n]), c)) for n, c in everywhere.items()]
-        if None in known:
-            self._run([everywhere])
+        keys = [self._key(layer_signature(self._layers[name]), c) for name, c in everywhere.items()]
+        if all(self._table.get(key) is not None for key in (*keys, *([self._conversion_key] if keys else []))):
+            return
+        mixed = {name: c for index, (name, c) in enumerate(everywhere.items()) if index % 3}
+        reference, whole, some = self._profiled([everywhere, mixed])
+        self._record(everywhere, whole.layer_ms, reference.layer_ms)
+        left_out = everywhere.keys() - mixed.keys()
+        slower_ms = sum(reference.layer_ms.get(name, 0.0) - whole.layer_ms.get(name, 0.0) for name in left_out)
+        around = neighbours(self._proto, self._inventory)
+        converted = sum(
+            activation_bytes(self._layers[name]) * share_in_integers(around.get(name, set()), mixed.keys())
+            for name in left_out
+        )
+        if converted:
+            paid_ms = max(some.model_ms - whole.model_ms - slower_ms, 0.0)
+            self._table.put(self._conversion_key, paid_ms / converted / reference.model_ms)
 
     def _measure_kinds(
         self, wanted: Mapping[str, Sequence[Candidate]], deadline: float, report: Callable[[float], None]
@@ -216,17 +237,21 @@ class Prober:
                 assignment[layer.name] = queue.popleft()
         return assignment
 
-    def _run(
-        self, assignments: Sequence[Mapping[str, Candidate]], around: Mapping[str, Candidate] | None = None
-    ) -> None:
+    def _run(self, assignments: Sequence[Mapping[str, Candidate]], around: Mapping[str, Candidate]) -> None:
         """Measure the assignments; the layers that they leave free take what is ``around``."""
-        owners: list[Attribution] = []
+        reference, *probes = self._profiled([{**around, **assignment} for assignment in assignments])
+        for assignment, probe in zip(assignments, probes, strict=True):
+            self._record(assignment, probe.layer_ms, reference.layer_ms)
+
+    def _profiled(self, assignments: Sequence[Mapping[str, Candidate]]) -> list[LayerLatency]:
+        """Times of the untouched model and of those with the assignments, in one interleaved run."""
+        owners = [self._reference_owner]
 
         def models() -> Iterator[AnyModel]:
             # One at a time: with Winograd's kernels a probe can be several times the size of the model.
             yield self._model
             for assignment in assignments:
-                proto = self._probe_model({**(around or {}), **assignment})
+                proto = self._probe_model(assignment)
                 owners.append(Attribution(proto, self._layers))
                 detached = detach(proto)
                 del proto
@@ -234,9 +259,8 @@ class Prober:
 
         rounds = _rounds(self._original.model_ms, target_ms=250)
         timings = profile_models(models(), self._feeds, self._threads, rounds=rounds)
-        reference = self._reference_owner.layer_ms(timings[0].node_ms)
-        for assignment, owner, timing in zip(assignments, owners, timings[1:], strict=True):
-            self._record(assignment, owner.layer_ms(timing.node_ms), reference)
+        pairs = zip(owners, timings, strict=True)
+        return [LayerLatency(timing.total_ms, owner.layer_ms(timing.node_ms)) for owner, timing in pairs]
 
     def _record(
         self,
@@ -268,7 +292,7 @@ def probe_replacement(candidate: Candidate) -> Callable[[ConvLayer, str, str], L
     return replace
 
 
-def _activation_bytes(layer: ConvLayer) -> int:
+def activation_bytes(layer: ConvLayer) -> int:
     """Input and output of a layer in float32, at the profiled shape."""
     sizes = ((layer.in_channels, layer.input_size), (layer.out_channels, layer.output_size))
     values = sum(channels * math.prod(extent or 1 for extent in size) for channels, size in sizes)

@@ -9,6 +9,7 @@ import numpy as np
 
 from edge_dac.planning.budget import Budget
 from edge_dac.planning.candidates import ORIGINAL
+from edge_dac.planning.conversions import in_integers
 from edge_dac.planning.fits import weight_bytes
 from edge_dac.planning.planner import MAX_CORRECTIONS, TOLERANCE, Planner
 from edge_dac.planning.proposal import Proposal
@@ -24,6 +25,9 @@ can be done where a budget cannot be met."""
 
 EXACT_ERROR = 1e-6
 """Output error up to which a plan counts as exact: rounding of float32 through a deep network (a squared norm)."""
+
+NEAR_WANTED = (0.75, 1.2)
+"""Predicted shares of the wanted latency at which all kernels are tried in integers."""
 
 OUT_OF_REACH = 1.25
 """A prediction this far beyond a limit is believed before anything was measured."""
@@ -140,10 +144,11 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
     tried: list[Mapping[str, Option]] = []
     met: list[Mapping[str, Option]] = []
     aim = 1.0 - TOLERANCE / 2
+    whole = _whole_kernels(planner, _limits(planner, budget))
     for step in range(MAX_CORRECTIONS):
         planner.progress(Progress("verify", step / MAX_CORRECTIONS, "whole model"))
         limits = _limits(planner, budget)
-        found = planner.least_damage(_scaled(limits, aim))
+        found = whole if whole is not None and not tried else planner.least_damage(_scaled(limits, aim))
         choices = planner.fastest_of_all() if found is None else found
         if choices in tried:
             if choices in met or found is None:
@@ -170,6 +175,18 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
     if is_passed_over:
         nearest = _faster_within(planner, bearable, nearest)
     return _missed(planner, nearest or planner.propose(planner.fastest_exact()), budget)
+
+
+def _whole_kernels(planner: Planner, limits: Limits) -> dict[str, Option] | None:
+    """All kernels whole and in integers, if that may be about as fast as is wanted: it loses little for what it saves.
+
+    Nothing in it is converted, so that it is often faster than predicted, where others are slower.
+    """
+    if limits.latency_ms is None:
+        return None
+    choices = planner.wholly_in_integers()
+    share = planner.predicted_ratio(choices) * planner.reference_ms / limits.latency_ms
+    return choices if in_integers(choices) and NEAR_WANTED[0] <= share <= NEAR_WANTED[1] else None
 
 
 def _scaled(limits: Limits, factor: float) -> Limits:
