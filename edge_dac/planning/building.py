@@ -23,7 +23,16 @@ from edge_dac.planning.candidates import Candidate
 from edge_dac.planning.plan import Plan
 from edge_dac.planning.subject import Subject
 from edge_dac.statistics.execution import extract
-from edge_dac.statistics.output_error import comparable_tensors, has_variety, output_error, output_spreads
+from edge_dac.statistics.output_error import (
+    comparable_tensors,
+    features_behind,
+    has_variety,
+    output_error,
+    output_spreads,
+)
+
+Answers = list[list[npt.NDArray[Any]]]
+"""By run and tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +41,13 @@ class Built:
 
     Attributes:
         size_bytes: of the serialized model, to a few bytes for each tensor.
-        error: relative error of the outputs on held-out samples.
+        output_error: relative error of the outputs on held-out samples.
+        error: the same, or that of the features that outputs of few numbers are made of, whichever is larger.
         comparison: latency beside the original (index 0) and the rewritten model (index 1).
     """
 
     size_bytes: int
+    output_error: float
     error: float
     comparison: Comparison
 
@@ -47,12 +58,25 @@ class Built:
 
 
 def build_model(
-    subject: Subject, chosen: Mapping[str, tuple[Candidate, Factorization]], plan: Plan | None = None
+    subject: Subject,
+    chosen: Mapping[str, tuple[Candidate, Factorization]],
+    plan: Plan | None = None,
+    *,
+    exposed: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """The subject with the chosen layers replaced, and the plan recorded in its metadata."""
+    """The subject with the chosen layers replaced, and the plan recorded in its metadata.
+
+    Args:
+        exposed: tensors that must be there in real numbers; they become outputs.
+    """
+    proto = subject.proto
+    if exposed:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(subject.proto)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in exposed)
     metadata = {} if plan is None else {PLAN_KEY: json.dumps(plan.to_json(), separators=(",", ":"))}
     replacements = {name: _replacement(candidate, factors) for name, (candidate, factors) in chosen.items()}
-    return replace_layers(subject.proto, subject.inventory, replacements, metadata=metadata)
+    return replace_layers(proto, subject.inventory, replacements, metadata=metadata)
 
 
 def _replacement(candidate: Candidate, factorization: Factorization) -> Callable[[ConvLayer, str, str], LoweredLayer]:
@@ -60,6 +84,10 @@ def _replacement(candidate: Candidate, factorization: Factorization) -> Callable
         return lowering_of(candidate.lowering).lower(layer, factorization, input_name, output_name)
 
     return replace
+
+
+MOST_FEW = 32
+"""Numbers in an output up to which the features that it is made of are judged too."""
 
 
 class Verifier:
@@ -74,6 +102,7 @@ class Verifier:
     Attributes:
         spreads: of the original's outputs on the held-out samples.
         can_judge: whether those tell anything; if not, every error is 0.
+        features: what outputs of few numbers are made of.
     """
 
     def __init__(self, subject: Subject, threads: int, time_budget_s: float, *, work_threads: int) -> None:
@@ -82,9 +111,13 @@ class Verifier:
         self._work_threads = work_threads
         self._time_budget_s = time_budget_s
         self._tensors = list(comparable_tensors(subject.proto))
-        self._references = self._answers(subject.proto)
+        self._references = self._answers(subject.proto, self._tensors)
         self.spreads = output_spreads(self._references)
         self.can_judge = has_variety(self._references)
+        few = [name for name, answer in zip(self._tensors, self._references[0], strict=True) if answer.size <= MOST_FEW]
+        found = [features_behind(subject.proto, name) for name in few]
+        self.features = list(dict.fromkeys(name for name in found if name is not None))
+        self._feature_references = self._answers(subject.proto, self.features) if self.features else []
 
     @cached_property
     def original(self) -> onnxruntime.InferenceSession:
@@ -101,9 +134,9 @@ class Verifier:
         Raises:
             VerificationError: an output has another number of axes than the original's, or is not finite.
         """
-        return self._error_of(self._answers(model))
+        return self._error_of(self._answers(model, self._tensors))
 
-    def _error_of(self, answers: Sequence[Sequence[npt.NDArray[Any]]]) -> float:
+    def _error_of(self, answers: Answers) -> float:
         errors = []
         for reference, answer in zip(self._references, answers, strict=True):
             for name, expected, got in zip(self._tensors, reference, answer, strict=True):
@@ -115,16 +148,22 @@ class Verifier:
             raise VerificationError("the rewritten model answers with numbers that are not finite")
         return error
 
-    def _answers(self, model: onnx.ModelProto) -> list[list[npt.NDArray[Any]]]:
+    def feature_error(self, model: onnx.ModelProto) -> float:
+        """Like :meth:`error`, of :attr:`features`, which the model must expose."""
+        spreads = output_spreads(self._feature_references)
+        pairs = zip(self._feature_references, self._answers(model, self.features), strict=True)
+        return float(np.mean([output_error(reference, answer, spreads) for reference, answer in pairs]))
+
+    def _answers(self, model: onnx.ModelProto, tensors: Sequence[str]) -> Answers:
         feeds = self._subject.held_out_feeds_of(model)
-        part = detach(extract(model, self._tensors))
-        return self._run(open_session(part, session_options(self._work_threads)), feeds)
+        part = detach(extract(model, tensors))
+        return self._run(open_session(part, session_options(self._work_threads)), tensors, feeds)
 
-    def _run(self, session: onnxruntime.InferenceSession, feeds: Sequence[Feeds]) -> list[list[npt.NDArray[Any]]]:
+    def _run(self, session: onnxruntime.InferenceSession, tensors: Sequence[str], feeds: Sequence[Feeds]) -> Answers:
         names = [value.name for value in session.get_inputs()]
-        return [session.run(self._tensors, {name: feed[name] for name in names}) for feed in feeds]
+        return [session.run(list(tensors), {name: feed[name] for name in names}) for feed in feeds]
 
-    def measure(self, model: onnx.ModelProto, *, precision: float = 0.01) -> Built:
+    def measure(self, model: onnx.ModelProto, *, feature_error: float = 0.0, precision: float = 0.01) -> Built:
         """Outputs and latency of a model, which is used up.
 
         Raises:
@@ -143,5 +182,5 @@ class Verifier:
             time_budget_s=self._time_budget_s,
         )
         if error is None:
-            error = self._error_of(self._run(session, self._subject.held_out_feeds))
-        return Built(detached.size_bytes, error, comparison)
+            error = self._error_of(self._run(session, self._tensors, self._subject.held_out_feeds))
+        return Built(detached.size_bytes, error, max(error, feature_error), comparison)

@@ -309,7 +309,10 @@ class Planner:
         """Build a selection, measure it, and learn from it how predictions come true."""
         predicted = self.predicted_ratio(choices)
         self._fit_missing([choices])
-        built = self.verifier.measure(build_model(self.subject, self._factored(choices)))
+        factored, features, feature_error = self._factored(choices), self.verifier.features, 0.0
+        if features:
+            feature_error = self.verifier.feature_error(build_model(self.subject, factored, exposed=features))
+        built = self.verifier.measure(build_model(self.subject, factored), feature_error=feature_error)
         self._original_rounds_ms.extend(built.comparison.round_ms[0])
         self._correction.observe(self._sum_of_layers(choices), built.ratio)
         return Proposal(choices, predicted, built)

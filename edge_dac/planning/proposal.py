@@ -26,7 +26,7 @@ class Proposal:
     @property
     def score(self) -> float:
         """What plans are ranked by; see :func:`plan_score`."""
-        return plan_score(self.built.error, self.choices)
+        return plan_score(self.built.output_error, self.choices)
 
     @property
     def is_faster(self) -> bool:

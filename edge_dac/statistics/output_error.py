@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
+from edge_dac.graph.pointwise import LAYERS
 from edge_dac.statistics.execution import Array
 from edge_dac.statistics.selection import chosen_from
 
@@ -61,6 +62,24 @@ def comparable_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
         for name in chosen_from(model.graph, output.name):
             found.update(dict.fromkeys(_before_squashing(producers, name) or [name]))
     return tuple(found)
+
+
+def features_behind(model: onnx.ModelProto, tensor: str) -> str | None:
+    """What the last layer on the way to ``tensor`` reads; None where that is an input of the model, or a weight.
+
+    A few numbers, two logits say, hardly move on synthetic inputs whatever is lost before them; the features that they are
+    made of tell it.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    while tensor in producers:
+        node = producers[tensor]
+        sources = [name for name in node.input if name in producers]
+        if node.op_type in LAYERS:
+            return node.input[0] if node.input[0] in producers else None
+        if not sources:
+            return None
+        tensor = sources[0]
+    return None
 
 
 def _before_squashing(producers: Mapping[str, onnx.NodeProto], name: str) -> list[str]:

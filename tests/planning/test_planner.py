@@ -32,3 +32,10 @@ def test_nothing_inexact_is_offered_where_the_outputs_tell_nothing(tmp_path: Pat
     result = plan_for(open_planner(path), Budget(max_error=0.5))
     assert {choice.scheme for choice in result.plan.choices} == {"dense"}
     assert "no error can be predicted" in "".join(result.plan.warnings)
+
+
+def test_outputs_of_few_numbers_are_judged_by_their_features_too(tiny_path: Path) -> None:
+    planner = open_planner(tiny_path)
+    assert planner.verifier.features
+    proposal = planner.propose(planner.fastest_of_all())
+    assert 0 < proposal.built.output_error <= proposal.built.error

@@ -15,7 +15,9 @@ from edge_dac.planning.selection import Option
 def _proposal(candidate: Candidate, ratio: float, scatter: float = 0.0) -> Proposal:
     rounds = np.ones((2, 100))
     rounds[1] = ratio * (1 + scatter * np.linspace(-1, 1, 100))
-    return Proposal({"conv": Option(candidate, 1.0, 1, 1, 0.0, 0.0)}, 1.0, Built(1, 0.0, Comparison(rounds, rounds)))
+    return Proposal(
+        {"conv": Option(candidate, 1.0, 1, 1, 0.0, 0.0)}, 1.0, Built(1, 0.0, 0.0, Comparison(rounds, rounds))
+    )
 
 
 @pytest.mark.parametrize(

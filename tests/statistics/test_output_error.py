@@ -9,7 +9,13 @@ import onnx
 import onnx.parser
 import pytest
 
-from edge_dac.statistics.output_error import comparable_tensors, has_variety, output_error, output_spreads
+from edge_dac.statistics.output_error import (
+    comparable_tensors,
+    features_behind,
+    has_variety,
+    output_error,
+    output_spreads,
+)
 
 
 def error_over_runs(references: Sequence[Sequence[np.ndarray]], answers: Sequence[Sequence[np.ndarray]]) -> float:
@@ -102,3 +108,23 @@ def test_outputs_may_differ_in_shape_from_run_to_run() -> None:
 def test_numbers_before_a_final_squashing_are_compared(body: str, expected: list[str]) -> None:
     text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[1,4] x, float[4,4] w) => (float[1,n] y) {{ {body} }}'
     assert list(comparable_tensors(onnx.parser.parse_model(text))) == expected
+
+
+def test_features_are_what_the_last_layer_reads() -> None:
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        network (float[1, 4] x, float[4, 4] w, float[2] b) => (float[1, 2] y, float[1, 4] z)
+        {
+            h = MatMul(x, w)
+            features = Relu(h)
+            product = MatMul(features, w)
+            sum = Add(b, product)
+            y = Softmax(sum)
+            z = Neg(h)
+        }
+        """
+    )
+    assert features_behind(model, "sum") == "features"
+    assert features_behind(model, "z") is None  # its layer reads an input of the model
+    assert features_behind(model, "b") is None
