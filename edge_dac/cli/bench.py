@@ -13,8 +13,6 @@ from edge_dac.cli.arguments import (
     add_shapes,
     add_threads,
     add_values,
-    parse_shapes,
-    parse_values,
     positive_integer,
 )
 from edge_dac.cli.output import print_json, print_table
@@ -35,16 +33,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from edge_dac.cli.named_subject import load_named_subject
     from edge_dac.device.probes import compare, open_session, session_options
     from edge_dac.graph.loading import load_model
-    from edge_dac.planning.subject import load_subject
 
-    subject = load_subject(
-        arguments.model,
-        input_shapes=parse_shapes(arguments.shape),
-        input_values=parse_values(arguments.value),
-        allow_external=arguments.allow_external,
-    )
+    subject = load_named_subject(arguments)
     paths = [arguments.model, *arguments.others]
     for path in arguments.others:
         load_model(path, allow_external=arguments.allow_external)

@@ -12,8 +12,6 @@ from edge_dac.cli.arguments import (
     add_shapes,
     add_threads,
     add_values,
-    parse_shapes,
-    parse_values,
 )
 from edge_dac.cli.output import print_json, print_table, print_warning
 from edge_dac.convolution import ConvLayer, Reason, Refusal
@@ -34,15 +32,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from edge_dac.cli.named_subject import load_named_subject
     from edge_dac.planning.probing import measure_original
-    from edge_dac.planning.subject import load_subject
 
-    subject = load_subject(
-        arguments.model,
-        input_shapes=parse_shapes(arguments.shape),
-        input_values=parse_values(arguments.value),
-        allow_external=arguments.allow_external,
-    )
+    subject = load_named_subject(arguments)
     original = None
     if not arguments.no_timing:
         original = measure_original(

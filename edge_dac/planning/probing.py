@@ -176,9 +176,8 @@ class Prober:
             activation_bytes(self._layers[name]) * share_in_integers(around.get(name, set()), mixed.keys())
             for name in left_out
         )
-        if converted:
-            paid_ms = max(some.model_ms - whole.model_ms - slower_ms, 0.0)
-            self._table.put(self._conversion_key, paid_ms / converted / reference.model_ms)
+        paid_ms = max(some.model_ms - whole.model_ms - slower_ms, 0.0) if converted else 0.0
+        self._table.put(self._conversion_key, paid_ms / max(converted, 1.0) / reference.model_ms)
 
     def _measure_kinds(
         self, wanted: Mapping[str, Sequence[Candidate]], deadline: float, report: Callable[[float], None]

@@ -15,6 +15,7 @@ import numpy as np
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
 from edge_dac.schemes.alternating import better_filters
 from edge_dac.schemes.matrix_scheme import RefittedScheme
+from edge_dac.schemes.scheme import lack_of_taps
 
 WORTH_ALTERNATING = 2048
 """Most maps of a group for which the filters are improved after the mixers; beyond, it takes more than a second."""
@@ -31,9 +32,7 @@ class Dac(RefittedScheme):
     every_rank = True
 
     def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
-        if math.prod(layer.kernel) == 1:
-            return Reason.KERNEL_SHAPE, "expected a kernel of more than one tap"
-        return None
+        return lack_of_taps(layer)
 
     def full_rank(self, layer: ConvLayer) -> int:
         return min(math.prod(layer.kernel), layer.out_channels // layer.attributes.groups)

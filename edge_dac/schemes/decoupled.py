@@ -15,6 +15,7 @@ import numpy as np
 from edge_dac.convolution import ConvAttributes, ConvLayer, Factor, FactorShape, FloatArray, Rank, Reason
 from edge_dac.schemes.matrix_scheme import MatrixScheme
 from edge_dac.schemes.metric import tap_metric
+from edge_dac.schemes.scheme import lack_of_taps
 
 
 class Decoupled(MatrixScheme):
@@ -24,9 +25,7 @@ class Decoupled(MatrixScheme):
     every_rank = True
 
     def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
-        if math.prod(layer.kernel) == 1:
-            return Reason.KERNEL_SHAPE, "expected a kernel of more than one tap"
-        return None
+        return lack_of_taps(layer)
 
     def full_rank(self, layer: ConvLayer) -> int:
         return min(math.prod(layer.kernel), layer.in_channels // layer.attributes.groups)

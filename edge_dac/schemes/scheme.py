@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,13 @@ class Decomposition(ABC):
     def weight_error(self, rank: Rank) -> float:
         """Squared Frobenius norm of the weight error: the Eckart-Young tail where it holds, else measured."""
         return squares(self.layer.weight - compose(self.at(rank)))
+
+
+def lack_of_taps(layer: ConvLayer) -> tuple[Reason, str] | None:
+    """Why a scheme that takes taps apart does not apply to the layer; None where there are several."""
+    if math.prod(layer.kernel) == 1:
+        return Reason.KERNEL_SHAPE, "expected a kernel of more than one tap"
+    return None
 
 
 def squares(weight: FloatArray) -> float:

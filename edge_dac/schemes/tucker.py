@@ -18,7 +18,7 @@ from edge_dac.schemes.error import with_corrected_bias
 from edge_dac.schemes.least_squares import NormalEquations
 from edge_dac.schemes.low_rank import LowRank, low_rank, principal_axes
 from edge_dac.schemes.metric import check_moments, shrunk_covariance
-from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme
+from edge_dac.schemes.scheme import DEFAULT_SHRINKAGE, Decomposition, Moments, Scheme, lack_of_taps
 
 STEP = 0.75
 """Each pass of orthogonal iteration aims at this share of the pair before it."""
@@ -36,9 +36,7 @@ class Tucker(Scheme):
     name = "tucker"
 
     def inapplicable(self, layer: ConvLayer) -> tuple[Reason, str] | None:
-        if math.prod(layer.kernel) == 1:
-            return Reason.KERNEL_SHAPE, "expected a kernel of more than one tap"
-        return None
+        return lack_of_taps(layer)
 
     def ranks(self, layer: ConvLayer) -> Sequence[Rank]:
         """Pairs in proportion to the channels; other pairs can be factorized too."""

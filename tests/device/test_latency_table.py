@@ -66,8 +66,8 @@ DAMAGED = (
     "{",
     "[]",
     json.dumps({"format": 99, "fingerprint": "d", "ratios": {"k": 1}, "originals": {}}),
-    json.dumps({"format": 2, "fingerprint": "d", "ratios": {"k": 1}, "originals": {"m": {"model_ms": 1}}}),
-    json.dumps({"format": 2, "fingerprint": "d", "ratios": {"k": "fast"}, "originals": {}}),
+    json.dumps({"format": 3, "fingerprint": "d", "ratios": {"k": 1}, "originals": {"m": {"model_ms": 1}}}),
+    json.dumps({"format": 3, "fingerprint": "d", "ratios": {"k": "fast"}, "originals": {}}),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,14 @@ def test_outputs_of_few_numbers_are_judged_by_their_features_too(tiny_path: Path
     assert planner.verifier.features
     proposal = planner.propose(planner.fastest_of_all())
     assert 0 < proposal.built.output_error <= proposal.built.error
+
+
+def test_a_table_tells_what_conversions_cost_and_nothing_is_measured_again(tiny_path: Path, tmp_path: Path) -> None:
+    table = tmp_path / "latency.json"
+    options = Options(latency_table=table, work_threads=1)
+    assert open_planner(tiny_path, options).all_options
+    ratios = json.loads(table.read_text())["ratios"]
+    (price,) = (value for key, value in ratios.items() if key.endswith("|conversions"))
+    assert price >= 0
+    assert open_planner(tiny_path, options).all_options
+    assert json.loads(table.read_text())["ratios"] == ratios  # a second measurement would be averaged in
