@@ -32,7 +32,7 @@ from edge_dac.schemes import SCHEMES
 from edge_dac.shared_constants import register
 
 WORTHWHILE_SHARE = 0.003
-"""Layers below this share of the model's time are not approximated: nothing could be gained."""
+"""Layers below this share of the model's time are not approximated, for nothing could be gained; but see ``bystanders``."""
 TOLERANCE = 0.02
 ORIGINAL_TIME_S = 2.0
 """Spent on the untouched model alone; every comparison adds rounds to it."""
@@ -381,8 +381,8 @@ class Planner:
 
     def wholly_in_integers(self) -> dict[str, Option]:
         """Every kernel as it is, in integers where it can be, else its fastest form without loss."""
-        whole = {n: [o for o in e if o.candidate.scheme == "int8"] for n, e in self.all_options.items()}
-        return {name: entries[0] if entries else self.fastest_exact()[name] for name, entries in whole.items()}
+        whole = {n: o for n, entries in self.all_options.items() for o in entries if o.candidate.scheme == "int8"}
+        return self.fastest_exact() | whole
 
     def fastest_of_all(self) -> dict[str, Option]:
         """The fastest option of every layer, whatever its damage."""
