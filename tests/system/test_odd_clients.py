@@ -220,20 +220,6 @@ def test_a_stream_whose_answers_are_not_read_holds_up_nobody_else(daemon: Any, s
     stream.cancel()
 
 
-def test_a_model_is_unloaded_while_requests_wait_for_it(stub: Any, client: Any) -> None:
-    asked = [stub.ModelInfer.future(slow(iterations), timeout=20) for iterations in (500, 1, 1)]
-    # Requests of a connection enter in their order: when this one is answered, those are in.
-    assert refused(lambda: stub.ModelInfer(service_pb2.ModelInferRequest(), timeout=20))[0] is NOT_FOUND
-    client.unload_model("slow")
-    try:
-        code, details = refused(lambda: stub.ModelInfer(slow(1), timeout=20))
-        assert (code, details) == (UNAVAILABLE, "model 'slow': is not loaded")
-        assert [call.result().model_name for call in asked] == ["slow"] * 3
-    finally:
-        client.load_model("slow")
-    assert stub.ModelInfer(slow(1), timeout=20).model_name == "slow"
-
-
 def test_streams_that_ask_nothing_or_stop_asking(stub: Any) -> None:
     assert list(stub.ModelStreamInfer(iter([]), timeout=20)) == []
     answers = list(stub.ModelStreamInfer(iter([simple(id="a"), simple(id="b")]), timeout=20))

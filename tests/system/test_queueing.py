@@ -13,7 +13,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 FOREVER = 10_000_000
+LONG = 8_000
 EXHAUSTED, EXPIRED = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 def request(iterations: int, **parameters: int) -> Any:
@@ -116,6 +118,22 @@ def test_other_models_have_their_own_line(stub: Any, busy: Any, metrics: Metrics
     busy.cancel()
     assert call.result(timeout=20).model_name == "int64"
     assert all(call.result(timeout=20) for call in waiting)
+
+
+def test_a_model_is_unloaded_while_requests_wait_for_it(stub: Any, metrics: Metrics, wait: Any) -> None:
+    asked = [stub.ModelInfer.future(request(LONG), timeout=60)]
+    wait(lambda: metrics.running() == 1, "one runs")
+    asked += [stub.ModelInfer.future(request(1), timeout=60) for _ in range(2)]
+    wait(lambda: metrics.waiting() == 2, "two wait")
+    stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="slow"), timeout=60)
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(request(1), timeout=60)
+        assert (caught.value.code(), caught.value.details()) == (UNAVAILABLE, "model 'slow': is not loaded")
+        assert [call.result().model_name for call in asked] == ["slow"] * 3
+    finally:
+        stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="slow"), timeout=60)
+    assert stub.ModelInfer(request(1), timeout=60).model_name == "slow"
 
 
 def test_waiting_requests_share_a_run(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
