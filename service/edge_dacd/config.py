@@ -2,7 +2,7 @@
 
 A configuration file has the tables ``[server]``, ``[compute]``, ``[repository]``, ``[state]``, ``[compression]``,
 ``[control]`` and one ``[models.NAME]`` for each model; the fields of the dataclasses below are their keys.
-``deploy/config.toml`` shows them all.
+``deploy/config.toml`` shows them all. Files and folders may be relative to the configuration file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -129,7 +129,7 @@ class ModelConfig:
     """``[models.NAME]``.
 
     Attributes:
-        path: the ONNX file; relative to the configuration file.
+        path: the ONNX file.
         queue_size: requests that may wait in a burst; more are refused at once, and in a lasting overload earlier.
         max_batch_size: requests that may share a run, for models with a free first dimension; 1 for none.
         shapes: input shapes to warm up and plan at, for inputs with free extents.
@@ -175,7 +175,24 @@ def load_config(path: Path) -> Config:
         check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return config
+    return _located(config, path.parent)
+
+
+def _located(config: Config, folder: Path) -> Config:
+    """``config`` with relative files and folders put behind ``folder``."""
+
+    def located(table: _T, *names: str) -> _T:
+        found = {name: str(folder / path) for name in names if (path := getattr(table, name))}
+        return replace(table, **found)  # type: ignore[type-var]
+
+    return replace(
+        config,
+        server=located(config.server, "tls_certificate", "tls_key", "tls_client_ca"),
+        repository=located(config.repository, "path"),
+        state=located(config.state, "path"),
+        control=located(config.control, "token_file"),
+        models={name: located(model, "path") for name, model in config.models.items()},
+    )
 
 
 def needs_restart(running: Config, wanted: Config) -> list[str]:

@@ -161,7 +161,7 @@ class InferenceServicer:
         if plan is None:
             plan = request.head.plan = Plan(model, request.head.message, wishes, len(request.raw))
         feeds = plan.decode(request.raw, self._memory)
-        places = plan.places(self._memory)
+        regions = plan.regions(self._memory)
         work = Work(model, request.id, wishes, feeds, plan.names, ort.RunOptions(), client_deadline)
         kin = work.kin()
         ticket: Ticket[Work, Run] = Ticket(
@@ -177,7 +177,7 @@ class InferenceServicer:
         decoded = time.perf_counter_ns()
         run = call.perform(ticket)
         computed = time.perf_counter_ns()
-        data = serialize(plan.encode(request.id, places, run.arrays))
+        data = serialize(plan.encode(request.id, regions, run.arrays))
         observation = Observation(
             run.point_id,
             queue_ns=run.started_ns - decoded,

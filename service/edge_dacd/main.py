@@ -29,17 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         read = partial(_configuration, options)
         config = read()
-        base = options.config.parent if options.config else Path.cwd()
         find = partial(
             find_sources,
-            base=base,
             paths=options.models,
             budget=_budget(options),
             shapes=_shapes(options),
             values=_values(options),
         )
         sources = find(config)
-        _check_repository(config, base)
+        _check_repository(config)
         if options.check:
             _check_files(config, sources)
             print(f"models: {', '.join(sorted(sources)) or 'none'}")  # noqa: T201 - the answer of the command
@@ -54,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _check_repository(config: Config, base: Path) -> None:
+def _check_repository(config: Config) -> None:
     folder = config.repository.path
-    if folder and not (base / folder).is_dir():
-        raise ConfigError(f"repository.path: expected a folder, found none at {base / folder}")
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(f"repository.path: expected a folder, found none at {folder}")
 
 
 def _check_files(config: Config, sources: Mapping[str, ModelSource]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from edge_dacd.executor import DEFAULT_PRIORITY
 from edge_dacd.framing import AnswerFrame, ModelInferResponse
 from edge_dacd.models import ServedModel
-from edge_dacd.shared_memory import SharedMemory
+from edge_dacd.shared_memory import Region, SharedMemory
 from edge_dacd.status import invalid
 from edge_dacd.tensors import BY_NAME, BY_NUMPY, Array, Buffer, TensorSpec, decode_contents, decode_raw, encode_raw
 
@@ -49,8 +49,13 @@ class _Place:
     byte_size: int
     what: str
 
-    def view(self, memory: SharedMemory) -> memoryview:
-        return memory.get(self.region).view(self.offset, self.byte_size, self.what)
+    def read(self, memory: SharedMemory) -> Buffer:
+        return memory.get(self.region).read(self.offset, self.byte_size, self.what)
+
+    def find(self, memory: SharedMemory) -> Region:
+        region = memory.get(self.region)
+        region.check(self.offset, self.byte_size, self.what)
+        return region
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +117,15 @@ class Plan:
         taken = iter(raw)
         return {one.spec.name: _decode(one, taken, bool(raw), memory) for one in self._inputs}
 
-    def places(self, memory: SharedMemory) -> list[memoryview | None]:
-        """Where in shared memory each output goes; None for into the answer.
+    def regions(self, memory: SharedMemory) -> list[Region | None]:
+        """The region of shared memory that each output goes to; None for into the answer.
 
         Raises:
             RequestError: INVALID_ARGUMENT or NOT_FOUND for one that is not there.
         """
-        return [None if target.place is None else target.place.view(memory) for target in self._targets]
+        return [None if target.place is None else target.place.find(memory) for target in self._targets]
 
-    def encode(self, request_id: str, places: Sequence[memoryview | None], arrays: Sequence[Array]) -> list[Buffer]:
+    def encode(self, request_id: str, regions: Sequence[Region | None], arrays: Sequence[Array]) -> list[Buffer]:
         """The parts of the answer with ``arrays`` in the order of the outputs; writes those that go to shared memory.
 
         Raises:
@@ -128,17 +133,16 @@ class Plan:
         """
         contents: list[Buffer] = []
         key: list[Any] = []
-        for target, place, array in zip(self._targets, places, arrays, strict=True):
+        for target, region, array in zip(self._targets, regions, arrays, strict=True):
             content = encode_raw(array)
             key += (array.shape, array.dtype, len(content))
-            if place is None:
+            if target.place is None or region is None:
                 contents.append(content)
                 continue
-            if len(content) > len(place):
-                raise invalid(
-                    f"{target.what}: expected room for {len(content)} bytes in shared memory, got {len(place)}"
-                )
-            place[: len(content)] = content
+            room = target.place.byte_size
+            if len(content) > room:
+                raise invalid(f"{target.what}: expected room for {len(content)} bytes in shared memory, got {room}")
+            region.write(target.place.offset, content, target.what)
             contents.append(b"")
         known, frame = self._latest
         if frame is None or key != known:
@@ -230,7 +234,7 @@ def _check_outputs(model: ServedModel, requested: Sequence[Any]) -> list[_Output
 def _decode(wanted: _Input, raw: Iterator[Buffer], has_raw: bool, memory: SharedMemory) -> Array:
     spec, shape, what = wanted.spec, wanted.shape, wanted.what
     if wanted.place is not None:
-        return decode_raw(spec.datatype, shape, wanted.place.view(memory), what)
+        return decode_raw(spec.datatype, shape, wanted.place.read(memory), what)
     if has_raw:
         if wanted.tensor.HasField("contents"):
             raise invalid(f"{what}: expected contents or raw_input_contents, got both")

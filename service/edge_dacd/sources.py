@@ -18,7 +18,6 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 def find_sources(
     config: Config,
-    base: Path,
     paths: Sequence[Path] = (),
     budget: Budget | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -28,7 +27,6 @@ def find_sources(
 
     Args:
         config: its models and its repository folder.
-        base: folder that relative paths of ``config`` start at.
         paths: further ONNX files, served under their stem.
         budget: for every model that has none of its own.
         shapes, values: input shapes and constant inputs of the one file in ``paths``.
@@ -40,7 +38,7 @@ def find_sources(
     for name, model in config.models.items():
         sources[name] = ModelSource(
             name,
-            base / model.path,
+            Path(model.path),
             shapes=model.shapes,
             values=model.values,
             queue_size=model.queue_size,
@@ -52,7 +50,7 @@ def find_sources(
             raise ConfigError(f"model {path.stem!r}: expected names that differ, got {path} as well")
         sources[path.stem] = ModelSource(path.stem, path, shapes=shapes or {}, values=values or {}, budget=budget)
     if config.repository.path:
-        for name, source in _in_folder(base / config.repository.path, budget).items():
+        for name, source in _in_folder(Path(config.repository.path), budget).items():
             sources.setdefault(name, source)
     elif not sources:
         demo = Path(str(resources.files("edge_dac.assets") / "demo.onnx"))

@@ -82,6 +82,24 @@ def test_what_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_files_may_be_relative_to_the_configuration(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        server = { tls_certificate = "tls/device.pem", tls_key = "/etc/device.key" }
+        repository = { path = "." }
+        control = { token_file = "token" }
+        models = { a = { path = "../a.onnx" } }
+        """,
+    )
+    assert config.server.tls_certificate == str(tmp_path / "tls" / "device.pem")
+    assert config.server.tls_key == "/etc/device.key"
+    assert config.server.tls_client_ca == config.state.path == ""
+    assert config.repository.path == str(tmp_path)
+    assert config.control.token_file == str(tmp_path / "token")
+    assert config.models["a"].path == str(tmp_path / ".." / "a.onnx")
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load_config(tmp_path / "none.toml")

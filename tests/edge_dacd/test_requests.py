@@ -42,7 +42,7 @@ def request(values: list[float], request_id: str = "") -> bytes:
 def answer(plan: Plan, data: bytes, model: ServedModel) -> ModelInferResponse:
     parsed, memory = parse_request(data), SharedMemory()
     arrays = model.active.run(plan.decode(parsed.raw, memory), plan.names)
-    parts = plan.encode(parsed.id, plan.places(memory), arrays)
+    parts = plan.encode(parsed.id, plan.regions(memory), arrays)
     return ModelInferResponse.FromString(serialize_answer(parts))
 
 

@@ -19,13 +19,21 @@ def key() -> Iterator[str]:
     path.unlink(missing_ok=True)
 
 
-def test_views_read_and_write(key: str) -> None:
+@pytest.fixture(params=[0o600, 0o666], ids=["in place", "copied"])
+def mode(request: pytest.FixtureRequest, key: str) -> int:
+    mode: int = request.param
+    os.chmod(f"/dev/shm/{key}", mode)
+    return mode
+
+
+def test_reads_and_writes(key: str, mode: int) -> None:
     memory = SharedMemory()
     memory.register("r", f"/{key}", 16, 64)
-    view = memory.get("r").view(8, 4, "x")
-    assert bytes(view) == bytes([24, 25, 26, 27])
-    view[:] = b"abcd"
-    assert Path(f"/dev/shm/{key}").read_bytes()[24:28] == b"abcd"
+    region = memory.get("r")
+    assert (region.mapping is None) == (mode == 0o666)
+    assert bytes(region.read(8, 4, "x")) == bytes([24, 25, 26, 27])
+    region.write(8, b"abcd", "x")
+    assert Path(f"/dev/shm/{key}").read_bytes()[20:32] == bytes([20, 21, 22, 23]) + b"abcd" + bytes([28, 29, 30, 31])
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 65), (64, 1), (-1, 4), (1 << 62, 1 << 62)])
@@ -33,15 +41,26 @@ def test_nothing_outside_of_the_region(key: str, offset: int, size: int) -> None
     memory = SharedMemory()
     memory.register("r", key, 16, 64)
     with pytest.raises(RequestError, match="expected at most 64 bytes"):
-        memory.get("r").view(offset, size, "x")
+        memory.get("r").read(offset, size, "x")
 
 
-def test_an_object_that_was_cut_is_not_touched(key: str) -> None:
+def test_an_object_that_was_cut_is_not_touched(key: str, mode: int) -> None:
     memory = SharedMemory()
     memory.register("r", key, 0, 8192)
     os.truncate(f"/dev/shm/{key}", 100)
     with pytest.raises(RequestError, match="shorter than when it was registered"):
-        memory.get("r").view(4096, 4, "x")
+        memory.get("r").read(4096, 4, "x")
+    with pytest.raises(RequestError, match="shorter than when it was registered"):
+        memory.get("r").write(4096, b"abcd", "x")
+
+
+def test_what_others_can_cut_is_out_of_their_reach_once_read(key: str) -> None:
+    os.chmod(f"/dev/shm/{key}", 0o666)
+    memory = SharedMemory()
+    memory.register("r", key, 0, 8192)
+    data = memory.get("r").read(4096, 4, "x")
+    os.truncate(f"/dev/shm/{key}", 100)
+    assert bytes(data) == bytes([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("wrong", ["", "/", ".", "..", "../x", "a/b", "/a/b", "a\0b", "-" * 300, "a b"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -99,6 +101,29 @@ def test_expired_requests_are_never_started(stub: Any, busy: Any, metrics: Metri
         stub.ModelInfer(request(1), timeout=0.05)
     assert caught.value.code() is EXPIRED
     assert metrics.read().get('edge_dac_batch_size_total{model="slow",size="1"}', 0) == runs
+
+
+def test_its_shared_memory_is_cut_while_a_request_waits(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
+    path = Path(f"/dev/shm/edge_dac_cut_{os.getpid()}")
+    path.write_bytes(np.array([1], np.int64).tobytes())
+    path.chmod(0o666)  # so others than the daemon's user could cut it, who have no other way to end the daemon
+    try:
+        stub.SystemSharedMemoryRegister(
+            service_pb2.SystemSharedMemoryRegisterRequest(name="cut", key=path.name, byte_size=8)
+        )
+        asked = service_pb2.ModelInferRequest(model_name="slow")
+        parameters = asked.inputs.add(name="iterations", datatype="INT64", shape=[1]).parameters
+        parameters["shared_memory_region"].string_param = "cut"
+        parameters["shared_memory_byte_size"].int64_param = 8
+        call = stub.ModelInfer.future(asked, timeout=60)
+        wait(lambda: metrics.waiting() == 1, "it waits")
+        os.truncate(path, 0)
+        busy.cancel()
+        assert call.result(timeout=20).model_name == "slow"
+        with pytest.raises(grpc.RpcError, match="shorter than when it was registered"):
+            stub.ModelInfer(asked, timeout=20)
+    finally:
+        path.unlink()
 
 
 def test_cancelled_requests_leave_the_line(stub: Any, busy: Any, metrics: Metrics, wait: Any) -> None:
