@@ -1,8 +1,9 @@
 """All schemes at all ranks for all layers of VGG16 with its dense head: seconds by scheme, and the memory it takes.
 
-Weights alone, seeded; layers side by side, one thread each. Of the large products, at the ranks that planners are offered.
+Weights alone, seeded; layers one after the other, as planning does it. Of the large products, at the ranks that planners are
+offered.
 
-Usage: OPENBLAS_NUM_THREADS=1 python -m benchmarks.decompositions [--workers 2]
+Usage: python -m benchmarks.decompositions [--threads 2]
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,32 +57,30 @@ def ranks_of(scheme: str, layer: ConvLayer) -> Sequence[Rank]:
 
 
 def decompose_layer(shape: Shape) -> dict[str, float]:
-    """Processor seconds by scheme."""
+    """Seconds by scheme."""
     layer = seeded_layer(shape)
     seconds: dict[str, float] = {}
     for name, scheme in SCHEMES.items():
         if scheme.computes_integers or scheme.refuse(layer) is not None:
             continue
-        begin = time.thread_time()
+        begin = time.perf_counter()
         decomposition = scheme.decompose(layer)
         for rank in ranks_of(name, layer):
             decomposition.at(rank)
             if name != "dense" and layer.axes == 0:
                 decomposition.weight_error(rank)
         del decomposition
-        seconds[name] = time.thread_time() - begin
+        seconds[name] = time.perf_counter() - begin
     return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2, help="layers side by side (default: %(default)s)")
-    workers = parser.parse_args().workers
+    parser.add_argument("--threads", type=int, default=2, help="of the linear algebra (default: %(default)s)")
+    threads = parser.parse_args().threads
     by_weights = sorted(vgg16_shapes(), key=lambda shape: -shape[1] * shape[2] * max(shape[3] > 0, 1))
-    begin = time.perf_counter()
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        by_layer = dict(zip((shape[0] for shape in by_weights), pool.map(decompose_layer, by_weights), strict=True))
-    wall_s = time.perf_counter() - begin
+    with threadpool_limits(threads):
+        by_layer = {shape[0]: decompose_layer(shape) for shape in by_weights}
     convolved: Counter[str] = Counter()
     print(f"{'layer':10} {'seconds':>8}  by scheme")
     for name, seconds in by_layer.items():
@@ -92,8 +90,9 @@ def main() -> None:
         print(f"{name:10} {sum(seconds.values()):8.1f}  {shares}")
     shares = ", ".join(f"{scheme} {value:.1f}" for scheme, value in convolved.items())
     total = sum(sum(seconds.values()) for seconds in by_layer.values())
-    print(f"convolutions: {sum(convolved.values()):.1f} s of processor time ({shares})")
-    print(f"all layers: {total:.1f} s of processor time, {wall_s:.1f} s on the clock with {workers} workers")
+    print(f"convolutions: {sum(convolved.values()):.1f} s ({shares})")
+    total = sum(sum(seconds.values()) for seconds in by_layer.values())
+    print(f"all layers: {total:.1f} s with {threads} thread(s)")
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(f"peak resident memory: {int(peak.split()[1]) / 1e3:.0f} MB")
 

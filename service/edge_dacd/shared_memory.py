@@ -5,7 +5,7 @@ followed. The size is checked again at every use, because it may have been cut s
 
 Touching a mapped page behind the end of the object kills a process (SIGBUS), and no check before a run helps against one
 that is cut during it. So a region is used in place only where nobody but the daemon's own user can cut it, who could kill
-the daemon anyway; from all others bytes are copied by the kernel, which reports instead (602 kB: 27 us on x86).
+the daemon anyway; from all others bytes are copied by the kernel, which reports instead (602 kB in 27 us on an AMD EPYC).
 """
 
 from __future__ import annotations
