@@ -15,7 +15,7 @@ from typing import Any
 from edge_dac.convolution import ConvLayer, Rank
 from edge_dac.files import write_atomically
 
-TABLE_FORMAT = 3
+TABLE_FORMAT = 4
 
 
 def layer_signature(layer: ConvLayer) -> str:

@@ -72,6 +72,8 @@ def _demands(scope: Scope, useless: set[str]) -> tuple[dict[str, Grid], dict[str
             grid = direct.get(node.output[0]) or joined.get(node.output[0])
             if grid is not None and node.output[0] not in useless:
                 joined.update({name: grid for name in node.input if name not in joined})
+        elif kind(node) == "Resize" and node.output[0] in joined:
+            joined.setdefault(node.input[0], joined[node.output[0]])
         elif is_pooling(node) or _goes(scope, node, direct.get(node.output[0]) or joined.get(node.output[0])):
             for demands in (direct, joined):
                 if node.output[0] in demands:
@@ -122,8 +124,10 @@ class _Rounding:
                 self._add(node, grid or _grid_of_swish(self.grids[sigmoid.input[0]]))
         elif operator in ("Add", "Concat") and grid is not None:
             real = [name for name in node.input if name not in self.grids]
-            if all(name in self.direct for name in real) and len(real) < len(node.input):
-                self.borrowed.extend((node, name, self.direct[name]) for name in real)
+            # Joined maps are read by the grid of the join, each as well as all.
+            borrowed = {name: self.direct.get(name) or (grid if operator == "Concat" else None) for name in real}
+            if None not in borrowed.values() and len(real) < len(node.input):
+                self.borrowed.extend((node, name, lent) for name, lent in borrowed.items() if lent is not None)
                 self._add(node, grid)
             elif operator == "Concat":
                 self.useless.add(result)

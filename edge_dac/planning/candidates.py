@@ -127,18 +127,20 @@ def enumerate_candidates(
 
 
 def promising(latency_ms: Mapping[Candidate, float], bar_ms: float, *, has_maps: bool) -> dict[Candidate, float]:
-    """Approximate candidates faster than what loses nothing, or nearly nothing; each in its fastest lowering only.
+    """Approximate candidates faster than what loses nothing, or nearly nothing, as a whole kernel in integers does.
+
+    Each in its fastest lowering only.
 
     Args:
         latency_ms: of the approximate candidates.
         bar_ms: of what loses nothing.
         has_maps: keep the whole kernel in integers in any case: it spares its neighbours conversions (``conversions.py``).
     """
-    whole = min((latency for c, latency in latency_ms.items() if c.scheme == "int8"), default=bar_ms)
+    whole_ms = min((latency for c, latency in latency_ms.items() if c.scheme == "int8"), default=bar_ms)
     fastest: dict[object, Candidate] = {}
     for candidate, latency in latency_ms.items():
         is_whole = candidate.scheme == "int8"
-        limit_ms = min(bar_ms, whole) if candidate.computes_integers and not is_whole else bar_ms
+        limit_ms = bar_ms if is_whole else min(bar_ms, whole_ms)
         if latency >= limit_ms and not (is_whole and has_maps):
             continue
         known = fastest.setdefault(candidate.function, candidate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,14 +16,14 @@ from edge_dac.device.profile import DeviceProfile, profile_device
 from edge_dac.graph.loading import serialize_and_discard
 from edge_dac.planning.building import Verifier, build_model
 from edge_dac.planning.candidates import ORIGINAL, Candidate, enumerate_candidates, promising, scheme_rank
-from edge_dac.planning.conversions import Conversions, in_integers, neighbours
+from edge_dac.planning.conversions import Conversions, converted_bytes, in_integers
 from edge_dac.planning.correction import LatencyCorrection
 from edge_dac.planning.fidelity_table import FidelityTable, Judgement, samples_key
 from edge_dac.planning.fits import Fit, fit_layers, make_option, thinned
 from edge_dac.planning.plan import Plan
-from edge_dac.planning.probing import LatencyEstimator, Prober, activation_bytes, measure_original
+from edge_dac.planning.probing import LatencyEstimator, Prober, measure_original
 from edge_dac.planning.proposal import Proposal, plan_score
-from edge_dac.planning.selection import OBJECTIVES, Limits, Option, cheapest_damage, fastest_within
+from edge_dac.planning.selection import OBJECTIVES, Limits, Option
 from edge_dac.planning.sensitivity import measure_damage
 from edge_dac.planning.settings import PlannerSettings
 from edge_dac.planning.subject import Subject
@@ -54,7 +54,9 @@ class Planner:
     progress: ProgressCallback = ignore_progress
     _factors: dict[str, dict[object, Factorization]] = field(default_factory=dict)
     _held: dict[str, Option] = field(default_factory=dict)
-    _correction: LatencyCorrection = field(default_factory=LatencyCorrection)
+    _corrections: dict[bool, LatencyCorrection] = field(
+        default_factory=lambda: {False: LatencyCorrection(), True: LatencyCorrection()}
+    )
 
     @cached_property
     def profile(self) -> DeviceProfile:
@@ -271,7 +273,7 @@ class Planner:
 
     def predicted_ratio(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, with the correction learned from measured ones."""
-        return self._correction.measured_for(self._sum_of_layers(choices))
+        return self._correction_of(in_integers(choices)).measured_for(self._sum_of_layers(choices))
 
     def _sum_of_layers(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, from its layers alone."""
@@ -314,7 +316,7 @@ class Planner:
             feature_error = self.verifier.feature_error(build_model(self.subject, factored, exposed=features))
         built = self.verifier.measure(build_model(self.subject, factored), feature_error=feature_error)
         self._original_rounds_ms.extend(built.comparison.round_ms[0])
-        self._correction.observe(self._sum_of_layers(choices), built.ratio)
+        self._correction_of(in_integers(choices)).observe(self._sum_of_layers(choices), built.ratio)
         return Proposal(choices, predicted, built)
 
     def fastest_exact(self) -> dict[str, Option]:
@@ -328,33 +330,34 @@ class Planner:
 
         The latency limit is for the whole model, in the units of :attr:`reference_ms`, and gets the learned correction.
         """
-        exponent, most = OBJECTIVES[objective], np.inf
+        most_ms: Callable[[Set[str]], float] | None = None
         if limits.latency_ms is not None:
-            most = self._correction.predicted_for(limits.latency_ms / self.reference_ms)
-        others_ms = self.reference_ms - sum(self.estimator.original.layer_ms[name] for name in options)
+            wanted = limits.latency_ms / self.reference_ms
+            others_ms = self.reference_ms - sum(self.estimator.original.layer_ms[name] for name in options)
 
-        def choose(priced: list[list[Option]], twice_ms: float) -> list[int] | None:
-            latency_ms = None if limits.latency_ms is None else most * self.reference_ms - others_ms + twice_ms
-            return cheapest_damage(priced, replace(limits, latency_ms=latency_ms), exponent)
+            def most_ms(integers: Set[str]) -> float:
+                return self._correction_of(integers).predicted_for(wanted) * self.reference_ms - others_ms
 
-        found = [c for c in self.conversions.settle(options, choose) if self._sum_of_layers(c) <= most * (1 + 1e-9)]
-        return min(found, key=lambda c: sum(o.damage**exponent for o in c.values()), default=None)
+        return self.conversions.least_damage(options, replace(limits, latency_ms=None), OBJECTIVES[objective], most_ms)
+
+    def _correction_of(self, integers: Set[str]) -> LatencyCorrection:
+        """Plans that take most of their time in integers come out slower than predicted where others come out faster."""
+        spent = self.estimator.original.layer_ms
+        return self._corrections[2 * sum(spent.get(name, 0.0) for name in integers) > sum(spent.values())]
 
     def select_fastest(self, options: Mapping[str, Sequence[Option]], max_damage: float) -> dict[str, Option]:
         """Least latency with a total predicted damage of at most ``max_damage``."""
-        found = self.conversions.settle(options, lambda priced, _: fastest_within(priced, max_damage))
-        return min(found, key=self._sum_of_layers)
+        return self.conversions.least_latency(options, max_damage)
 
     @property
     def conversions(self) -> Conversions:
         """What layers in real numbers pay among layers in integers, as far as it was measured."""
         per_byte_ms = (self.estimator.table.get(self._conversion_key) or 0.0) * self.reference_ms
-        price_ms = {layer.name: per_byte_ms * activation_bytes(layer) for layer in self.layers.values() if layer.axes}
-        return Conversions(price_ms, self._neighbours)
+        return Conversions({pair: per_byte_ms * size for pair, size in self._converted_bytes.items()})
 
     @cached_property
-    def _neighbours(self) -> dict[str, set[str]]:
-        return neighbours(self.subject.proto, self.subject.inventory)
+    def _converted_bytes(self) -> dict[tuple[str, str], float]:
+        return converted_bytes(self.subject.proto, self.subject.inventory)
 
     @property
     def _conversion_key(self) -> str:

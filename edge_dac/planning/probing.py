@@ -3,7 +3,8 @@
 A probe is the whole model with one candidate in every layer that still wants one; layers of equal shape share what is
 measured, so a network of repeated blocks needs few probes. Of the ranks of a (scheme, lowering) the middle one is measured
 first; a lowering that loses clearly there is not measured again. Ranks between measured ones are interpolated over their
-multiply-accumulates.
+multiply-accumulates. Candidates in integers come first, for on a slow device the time may not do for all, and those in real
+numbers are then few.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LoweredLayer, lowering_of
 from edge_dac.planning.attribution import Attribution
 from edge_dac.planning.candidates import ORIGINAL, Candidate, macs_of, timing_factorization
-from edge_dac.planning.conversions import neighbours, share_in_integers
+from edge_dac.planning.conversions import Conversions, converted_bytes
 from edge_dac.progress import Progress, ProgressCallback
 
 LOSING_RATIO = 1.15
@@ -149,44 +150,58 @@ class Prober:
         """Measure the candidates of every layer (by layer name) until all are known or the time is over."""
         deadline = time.monotonic() + time_budget_s
         self._measure_whole_kernels(candidates)
-        middle = {name: _middle_ranks(entries) for name, entries in candidates.items()}
-        self._measure_kinds(middle, deadline, lambda done: progress(Progress("probe", done / 2, "latency of schemes")))
-        ends = {name: self._surviving_ends(self._layers[name], entries) for name, entries in candidates.items()}
-        self._measure_kinds(
-            ends, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "latency of ranks"))
+        whole = _whole_kernels(candidates)
+        integers = {name: [c for c in entries if c.computes_integers] for name, entries in candidates.items()}
+        self._measure_curves(integers, whole, deadline, lambda done: progress(Progress("probe", done / 2, "integers")))
+        others = {name: self._worth_a_probe(name, entries, whole.get(name)) for name, entries in candidates.items()}
+        self._measure_curves(
+            others, {}, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "real numbers"))
         )
         self._table.save()
+
+    def _worth_a_probe(self, name: str, candidates: Sequence[Candidate], whole: Candidate | None) -> list[Candidate]:
+        """Those in real numbers that could be faster than the ``whole`` kernel in integers, which loses less.
+
+        What has more multiply-accumulates than that takes time is not: plans without any such candidate were as good.
+        """
+        layer = self._layers[name]
+        known = None if whole is None else self._table.get(self._key(layer_signature(layer), whole))
+        most = math.inf if known is None else known * layer.macs
+        return [c for c in candidates if not c.computes_integers and (c.is_exact or macs_of(c, layer) < most)]
+
+    def _measure_curves(
+        self,
+        candidates: Mapping[str, Sequence[Candidate]],
+        around: Mapping[str, Candidate],
+        deadline: float,
+        report: Callable[[float], None],
+    ) -> None:
+        """The middle ranks of all, then the ends of what does not lose there."""
+        middle = {name: _middle_ranks(entries) for name, entries in candidates.items()}
+        self._measure(middle, deadline, lambda done: report(done / 2), around)
+        ends = {name: self._surviving_ends(self._layers[name], entries) for name, entries in candidates.items()}
+        self._measure(ends, deadline, lambda done: report(0.5 + done / 2), around)
 
     def _measure_whole_kernels(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
         """Whole kernels in integers, all layers in one probe: what they take depends on their neighbours.
 
-        Beside it one with every third layer in real numbers, which tells what these neighbours cost.
+        Beside it three with each third of the layers in real numbers, which tell what these neighbours cost.
         """
         everywhere = _whole_kernels(candidates)
         keys = [self._key(layer_signature(self._layers[name]), c) for name, c in everywhere.items()]
         if all(self._table.get(key) is not None for key in (*keys, *([self._conversion_key] if keys else []))):
             return
-        mixed = {name: c for index, (name, c) in enumerate(everywhere.items()) if index % 3}
-        reference, whole, some = self._profiled([everywhere, mixed])
+        parts = [{n: c for i, (n, c) in enumerate(everywhere.items()) if i % 3 != third} for third in range(3)]
+        reference, whole, *mixed = self._profiled([everywhere, *parts])
         self._record(everywhere, whole.layer_ms, reference.layer_ms)
-        left_out = everywhere.keys() - mixed.keys()
-        slower_ms = sum(reference.layer_ms.get(name, 0.0) - whole.layer_ms.get(name, 0.0) for name in left_out)
-        around = neighbours(self._proto, self._inventory)
-        converted = sum(
-            activation_bytes(self._layers[name]) * share_in_integers(around.get(name, set()), mixed.keys())
-            for name in left_out
-        )
-        paid_ms = max(some.model_ms - whole.model_ms - slower_ms, 0.0) if converted else 0.0
-        self._table.put(self._conversion_key, paid_ms / max(converted, 1.0) / reference.model_ms)
-
-    def _measure_kinds(
-        self, wanted: Mapping[str, Sequence[Candidate]], deadline: float, report: Callable[[float], None]
-    ) -> None:
-        """Candidates in real numbers among untouched layers, those in integers among layers in integers."""
-        for half, kind in enumerate((False, True)):
-            chosen = {name: [c for c in entries if c.computes_integers is kind] for name, entries in wanted.items()}
-            around = _whole_kernels(wanted) if kind else {}
-            self._measure(chosen, deadline, lambda done, half=half: report((half + done) / 2), around)  # type: ignore[misc]
+        sizes = converted_bytes(self._proto, self._inventory)
+        paid_ms = converted = 0.0
+        for part, some in zip(parts, mixed, strict=True):
+            left_out = everywhere.keys() - part.keys()
+            slower_ms = sum(reference.layer_ms.get(name, 0.0) - whole.layer_ms.get(name, 0.0) for name in left_out)
+            paid_ms += some.model_ms - whole.model_ms - slower_ms
+            converted += Conversions(sizes).paid_ms(part.keys())
+        self._table.put(self._conversion_key, max(paid_ms, 0.0) / max(converted, 1.0) / reference.model_ms)
 
     def _key(self, signature: str, candidate: Candidate) -> str:
         return candidate_key(signature, candidate.scheme, candidate.rank, candidate.lowering, self._threads)

@@ -71,9 +71,27 @@ def test_an_enlarged_map_is_rounded_before_it_is_joined(monkeypatch: pytest.Monk
     assert operators.count("QLinearConcat") == 1
 
 
-def _joined(source: str, target: str) -> list[onnx.NodeProto]:
+def test_real_maps_are_rounded_where_they_are_joined_to_integers() -> None:
+    maps = [*layer("x", "a"), node("Conv", "x real", "f", pads=[1, 1, 1, 1])]
+    operators, largest = change([*maps, node("Concat", "a f", "sum", axis=2), *layer("sum", "y")])
+    assert operators.count("QLinearConcat") == 1
+    assert "Concat" not in operators
+    assert largest < 1e-5  # by the grid that the layer reads both by
+
+
+def test_a_sum_is_rounded_that_is_enlarged_and_joined() -> None:
+    first = [*layer("x", "a"), pooled("a", "p"), *layer("p", "b"), *layer("p", "c", out_grid="s2 z2")]
+    wide = [*first, node("Add", "b c", "h"), enlarged("h", "large"), node("Concat", "a large", "sum", axis=1)]
+    real = [node("Conv", "h real", "r", pads=[1, 1, 1, 1]), enlarged("r", "other")]
+    operators, largest = change([*wide, *_joined("sum", "d", "s2 z2"), *real, node("Sum", "d other", "y")])
+    assert "QLinearAdd" in operators
+    assert operators.count("QLinearConcat") == 1
+    assert largest < 0.6
+
+
+def _joined(source: str, target: str, grid: str = "s z") -> list[onnx.NodeProto]:
     """A layer of eight inputs, in two groups of four."""
-    nodes = layer(source, target)
+    nodes = layer(source, target, grid=grid)
     nodes[1].attribute.append(helper.make_attribute("group", 2))
     return nodes
 
