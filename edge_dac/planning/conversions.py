@@ -27,7 +27,7 @@ from edge_dac.planning.selection import Limits, Option, cheapest_damage, fastest
 _SUMS = frozenset({"Add", "Mul"})
 _TELLS_SIZES = frozenset({"Shape", "Size"})
 _ROUNDING = 1e-9
-_MOST_CLIMBING = 100
+_MOST_CLIMBING = 40
 """Knapsacks, of some milliseconds each."""
 
 

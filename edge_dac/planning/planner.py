@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_dac.convolution import ConvLayer, Factorization
 from edge_dac.device.latency_table import LatencyTable, original_key
-from edge_dac.device.probes import compare
+from edge_dac.device.probes import compare, open_session, session_options
 from edge_dac.device.profile import DeviceProfile, profile_device
 from edge_dac.graph.loading import serialize_and_discard
 from edge_dac.planning.building import Verifier, build_model
@@ -54,6 +54,8 @@ class Planner:
     progress: ProgressCallback = ignore_progress
     _factors: dict[str, dict[object, Factorization]] = field(default_factory=dict)
     _held: dict[str, Option] = field(default_factory=dict)
+    _is_thorough: bool = False
+    _left_out: bool = False
     _corrections: dict[bool, LatencyCorrection] = field(
         default_factory=lambda: {False: LatencyCorrection(), True: LatencyCorrection()}
     )
@@ -106,6 +108,19 @@ class Planner:
             time_budget_s=ORIGINAL_TIME_S,
         )
         return list(alone.round_ms[0])
+
+    @cached_property
+    def _canonical_ratio(self) -> float:
+        """Latency of the canonical model, which predictions start from, relative to the original's."""
+        canonical = open_session(self.subject.detached, session_options(self.settings.threads))
+        comparison = compare(
+            [self.verifier.original, canonical],
+            self.subject.timing_feed,
+            threads=self.settings.threads,
+            time_budget_s=ORIGINAL_TIME_S,
+        )
+        self._original_rounds_ms.extend(comparison.round_ms[0])
+        return min(comparison.undisturbed_ratio(1), 1.0)
 
     @property
     def original_ms(self) -> float:
@@ -173,7 +188,12 @@ class Planner:
             self.estimator.original,
             self._conversion_key,
         )
-        prober.fill(candidates, time_budget_s=self.settings.probe_time_s, progress=self.progress)
+        self._left_out |= prober.fill(
+            candidates,
+            time_budget_s=self.settings.probe_time_s,
+            progress=self.progress,
+            is_thorough=self._is_thorough,
+        )
         for name, entries in candidates.items():
             self.estimator.remember_curve(self.layers[name], entries)
 
@@ -208,6 +228,14 @@ class Planner:
             + thinned([o for o in entries if o.candidate.computes_integers])
             for name, entries in options.items()
         }
+
+    def look_further(self) -> bool:
+        """Offer what was left out because integers are fast: low rank in real numbers. False if there is no more."""
+        if self._is_thorough or not self._left_out:
+            return False
+        self._is_thorough = True
+        self.__dict__.pop("_all_options", None)
+        return True
 
     def judge(self, wanted: Mapping[str, Mapping[Candidate, float]]) -> dict[str, dict[Candidate, Judgement]]:
         """Errors and damage of the candidates worth it, by layer: those that the table lacks are fitted and measured."""
@@ -273,7 +301,8 @@ class Planner:
 
     def predicted_ratio(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, with the correction learned from measured ones."""
-        return self._correction_of(in_integers(choices)).measured_for(self._sum_of_layers(choices))
+        correction = self._correction_of(in_integers(choices))
+        return self._canonical_ratio * correction.measured_for(self._sum_of_layers(choices))
 
     def _sum_of_layers(self, choices: Mapping[str, Option]) -> float:
         """Whole-model latency of a selection relative to the original, from its layers alone."""
@@ -316,7 +345,9 @@ class Planner:
             feature_error = self.verifier.feature_error(build_model(self.subject, factored, exposed=features))
         built = self.verifier.measure(build_model(self.subject, factored), feature_error=feature_error)
         self._original_rounds_ms.extend(built.comparison.round_ms[0])
-        self._correction_of(in_integers(choices)).observe(self._sum_of_layers(choices), built.ratio)
+        self._correction_of(in_integers(choices)).observe(
+            self._sum_of_layers(choices), built.ratio / self._canonical_ratio
+        )
         return Proposal(choices, predicted, built)
 
     def fastest_exact(self) -> dict[str, Option]:
@@ -332,7 +363,7 @@ class Planner:
         """
         most_ms: Callable[[Set[str]], float] | None = None
         if limits.latency_ms is not None:
-            wanted = limits.latency_ms / self.reference_ms
+            wanted = limits.latency_ms / self.reference_ms / self._canonical_ratio
             others_ms = self.reference_ms - sum(self.estimator.original.layer_ms[name] for name in options)
 
             def most_ms(integers: Set[str]) -> float:

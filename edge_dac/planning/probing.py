@@ -33,6 +33,9 @@ from edge_dac.progress import Progress, ProgressCallback
 LOSING_RATIO = 1.15
 """A lowering this much slower than the best of its scheme at the middle rank is not looked at again."""
 
+FAST_INTEGERS = 0.5
+"""Of the time of a convolution in real numbers: where integers take less, low rank in real numbers is not looked at."""
+
 PROBED_AT_ONCE_BYTES = 400_000_000
 """Models open at the same time in one interleaved run may take about this much together."""
 
@@ -146,28 +149,37 @@ class Prober:
         *,
         time_budget_s: float,
         progress: ProgressCallback,
-    ) -> None:
-        """Measure the candidates of every layer (by layer name) until all are known or the time is over."""
+        is_thorough: bool,
+    ) -> bool:
+        """Measure the candidates of every layer (by layer name) until all are known or the time is over.
+
+        Returns:
+            Whether some were left out because integers are fast, which ``is_thorough`` does not.
+        """
         deadline = time.monotonic() + time_budget_s
         self._measure_whole_kernels(candidates)
         whole = _whole_kernels(candidates)
         integers = {name: [c for c in entries if c.computes_integers] for name, entries in candidates.items()}
         self._measure_curves(integers, whole, deadline, lambda done: progress(Progress("probe", done / 2, "integers")))
-        others = {name: self._worth_a_probe(name, entries, whole.get(name)) for name, entries in candidates.items()}
+        real = {name: [c for c in entries if not c.computes_integers] for name, entries in candidates.items()}
+        others = real
+        if not is_thorough:
+            others = {name: self._worth_a_probe(name, entries, whole.get(name)) for name, entries in real.items()}
         self._measure_curves(
             others, {}, deadline, lambda done: progress(Progress("probe", 0.5 + done / 2, "real numbers"))
         )
         self._table.save()
+        return others != real
 
     def _worth_a_probe(self, name: str, candidates: Sequence[Candidate], whole: Candidate | None) -> list[Candidate]:
-        """Those in real numbers that could be faster than the ``whole`` kernel in integers, which loses less.
-
-        What has more multiply-accumulates than that takes time is not: plans without any such candidate were as good.
+        """Those in real numbers, unless the ``whole`` kernel in integers is fast: it loses less, and low rank in integers
+        is faster still. Plans of four networks without any such candidate of a convolution were as good down to about the
+        time that all kernels take in integers (docs/algorithm.md).
         """
         layer = self._layers[name]
         known = None if whole is None else self._table.get(self._key(layer_signature(layer), whole))
-        most = math.inf if known is None else known * layer.macs
-        return [c for c in candidates if not c.computes_integers and (c.is_exact or macs_of(c, layer) < most)]
+        is_idle = layer.axes > 0 and known is not None and known < FAST_INTEGERS
+        return [c for c in candidates if c.is_exact or not is_idle]
 
     def _measure_curves(
         self,

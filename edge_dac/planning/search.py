@@ -157,7 +157,8 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
             continue
         tried.append(choices)
         proposal = planner.propose(choices)
-        if proposal.is_faster and not _shortfalls(planner, proposal, budget):
+        is_met = proposal.is_faster and not _shortfalls(planner, proposal, budget)
+        if is_met and proposal.built.error <= bearable:
             met.append(choices)
             if best is None or proposal.score < best.score:
                 best = proposal
@@ -172,6 +173,8 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
     planner.progress(Progress("verify", 1.0, "whole model"))
     if best is not None:
         return Outcome(best, met=True)
+    if planner.look_further():
+        return _corrected(planner, budget, nearest)
     if is_passed_over:
         nearest = _faster_within(planner, bearable, nearest)
     return _missed(planner, nearest or planner.propose(planner.fastest_exact()), budget)

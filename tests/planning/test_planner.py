@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from architectures.tiny import make_tiny_network
 from onnx import helper, numpy_helper
 
 from edge_dac.compression import Options, open_planner, plan_for
+from edge_dac.planning import probing
 from edge_dac.planning.budget import Budget, LayerRank
+from edge_dac.planning.candidates import Candidate
 
 
 def test_layers_left_alone_by_hand_leave_the_file_as_it_is(tiny_path: Path) -> None:
@@ -51,3 +54,22 @@ def test_a_table_tells_what_conversions_cost_and_nothing_is_measured_again(tiny_
     assert price >= 0
     assert open_planner(tiny_path, options).all_options
     assert json.loads(table.read_text())["ratios"] == ratios  # a second measurement would be averaged in
+
+
+def test_low_rank_in_real_numbers_waits_where_integers_are_fast(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "FAST_INTEGERS", np.inf)
+    planner = open_planner(tiny_path)
+    layers = [layer for layer in planner.worthwhile if layer.axes]
+    wanted = [(layer, Candidate("spatial_vh", rank, "direct")) for layer in layers for rank in range(1, 64)]
+
+    def known() -> int:
+        return sum(planner.estimator.latency_ms(layer, candidate) is not None for layer, candidate in wanted)
+
+    assert planner.all_options
+    assert known() == 0
+    assert planner.look_further()
+    assert planner.all_options
+    assert known() > 0
+    assert not planner.look_further()
