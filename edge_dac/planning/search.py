@@ -164,7 +164,7 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
                 best = proposal
         elif proposal.built.error > bearable:
             is_passed_over = True
-        elif nearest is None or proposal.built.ratio < nearest.built.ratio:
+        elif nearest is None or _remoteness(proposal) < _remoteness(nearest):
             nearest = proposal
         if limits.latency_ms is not None:
             share = proposal.built.ratio * planner.reference_ms / limits.latency_ms
@@ -175,9 +175,14 @@ def _corrected(planner: Planner, budget: Budget, nearest: Proposal | None = None
         return Outcome(best, met=True)
     if planner.look_further():
         return _corrected(planner, budget, nearest)
-    if is_passed_over:
+    if is_passed_over and (nearest is None or budget.max_error is not None):
         nearest = _faster_within(planner, bearable, nearest)
     return _missed(planner, nearest or planner.propose(planner.fastest_exact()), budget)
+
+
+def _remoteness(proposal: Proposal) -> float:
+    """Of plans that miss a budget: a little more latency is no worse than as much more error."""
+    return proposal.built.ratio + proposal.built.error
 
 
 def _whole_kernels(planner: Planner, limits: Limits) -> dict[str, Option] | None:
