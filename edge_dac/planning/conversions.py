@@ -3,7 +3,7 @@
 Maps are converted on the way from one to the other, and sums and joins on which both lead are computed in real numbers. No
 layer's own time tells that: u2netp with three tenths of its convolutions left in real numbers took .62 of the original's time
 where the layers add up to .55. What is paid was found to be near one price for each byte that is converted
-(docs/architecture.md).
+(docs/algorithm.md).
 
 Pairs of layers make the knapsack quadratic. For a given worth of a millisecond it is a minimum cut, and with the layers in
 integers given, a knapsack again: so a few sets of these are found by the first, and what each layer takes by the second.
