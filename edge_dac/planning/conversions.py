@@ -87,16 +87,17 @@ def _meet(
 
 
 def _written(layer: ConvLayer) -> float:
-    return _float32_bytes(layer, layer.out_channels, layer.output_size)
+    return map_bytes(layer, layer.out_channels, layer.output_size)
 
 
 def _read(layer: ConvLayer, writer: ConvLayer) -> float:
     """What ``layer`` reads of what ``writer`` wrote: it may be joined to others, and have another size by then."""
-    return _float32_bytes(layer, min(layer.in_channels, writer.out_channels), layer.input_size)
+    return map_bytes(layer, min(layer.in_channels, writer.out_channels), layer.input_size)
 
 
-def _float32_bytes(layer: ConvLayer, channels: int, size: Sequence[int | None]) -> float:
-    return 4.0 * channels * math.prod(extent or 1 for extent in size) * layer.batch * layer.positions
+def map_bytes(layer: ConvLayer, channels: int, size: Sequence[int | None]) -> int:
+    """A map of ``channels`` and ``size`` in float32, for all that the layer reads or writes in a run."""
+    return 4 * channels * math.prod(extent or 1 for extent in size) * layer.batch * layer.positions
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,7 @@ class Planner:
             self.estimator.table,
             self.estimator.original,
             self._conversion_key,
+            self._converted_bytes,
         )
         self._left_out |= prober.fill(
             candidates,

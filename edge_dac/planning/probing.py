@@ -9,7 +9,6 @@ numbers are then few.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from edge_dac.graph.rewriting import replace_layers
 from edge_dac.lowerings import LoweredLayer, lowering_of
 from edge_dac.planning.attribution import Attribution
 from edge_dac.planning.candidates import ORIGINAL, Candidate, macs_of, timing_factorization
-from edge_dac.planning.conversions import Conversions, converted_bytes
+from edge_dac.planning.conversions import Conversions, map_bytes
 from edge_dac.progress import Progress, ProgressCallback
 
 LOSING_RATIO = 1.15
@@ -121,6 +120,7 @@ class Prober:
         original: times of the untouched model.
         conversion_key: under which the table keeps what a byte costs that is converted between real and integer layers,
             relative to the time of the untouched model.
+        converted: from :func:`converted_bytes`.
     """
 
     def __init__(
@@ -133,8 +133,10 @@ class Prober:
         table: LatencyTable,
         original: LayerLatency,
         conversion_key: str,
+        converted: Mapping[tuple[str, str], float],
     ) -> None:
         self._conversion_key = conversion_key
+        self._converted = Conversions(converted)  # at a price of 1 for a byte
         self._model, self._proto, self._inventory = model, proto, inventory
         self._feeds, self._threads, self._table = feeds, threads, table
         self._original = original
@@ -206,13 +208,12 @@ class Prober:
         parts = [{n: c for i, (n, c) in enumerate(everywhere.items()) if i % 3 != third} for third in range(3)]
         reference, whole, *mixed = self._profiled([everywhere, *parts])
         self._record(everywhere, whole.layer_ms, reference.layer_ms)
-        sizes = converted_bytes(self._proto, self._inventory)
         paid_ms = converted = 0.0
         for part, some in zip(parts, mixed, strict=True):
             left_out = everywhere.keys() - part.keys()
             slower_ms = sum(reference.layer_ms.get(name, 0.0) - whole.layer_ms.get(name, 0.0) for name in left_out)
             paid_ms += some.model_ms - whole.model_ms - slower_ms
-            converted += Conversions(sizes).paid_ms(part.keys())
+            converted += self._converted.paid_ms(part.keys())
         self._table.put(self._conversion_key, max(paid_ms, 0.0) / max(converted, 1.0) / reference.model_ms)
 
     def _key(self, signature: str, candidate: Candidate) -> str:
@@ -320,9 +321,9 @@ def probe_replacement(candidate: Candidate) -> Callable[[ConvLayer, str, str], L
 
 def activation_bytes(layer: ConvLayer) -> int:
     """Input and output of a layer in float32, at the profiled shape."""
-    sizes = ((layer.in_channels, layer.input_size), (layer.out_channels, layer.output_size))
-    values = sum(channels * math.prod(extent or 1 for extent in size) for channels, size in sizes)
-    return 4 * values * layer.batch * layer.positions
+    return map_bytes(layer, layer.in_channels, layer.input_size) + map_bytes(
+        layer, layer.out_channels, layer.output_size
+    )
 
 
 def _whole_kernels(candidates: Mapping[str, Sequence[Candidate]]) -> dict[str, Candidate]:

@@ -20,8 +20,8 @@ from edge_dac.progress import Progress
 LADDER_POINTS = 6
 
 USELESS_ERROR = 0.5
-"""A point whose outputs are this far off (1: as good as answering the mean) is no rung of a ladder, and not the best that
-can be done where a budget cannot be met."""
+"""A point whose outputs are this far off (1: as good as answering the mean) is no rung of a ladder, meets no budget, and is
+not the best that can be done where a budget cannot be met."""
 
 EXACT_ERROR = 1e-6
 """Output error up to which a plan counts as exact: rounding of float32 through a deep network (a squared norm)."""
